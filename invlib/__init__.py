@@ -1,0 +1,41 @@
+"""Invertible residual networks as Bayesian point estimators: the library of the book."""
+
+from invlib.bayes import (
+    ConvergenceError,
+    data_distribution,
+    map_curvature,
+    map_estimate,
+    measurement_distribution,
+    posterior_covariance,
+    posterior_mean,
+)
+from invlib.inverse import InverseSolution, InversionError
+from invlib.losses import approximation_loss, divergence_loss, log_det_loss, reconstruction_loss
+from invlib.networks import IResNet
+from invlib.priors import GaussianMixture, two_bumps
+from invlib.problems import LinearProblem
+from invlib.training import History, TrainingError, train
+
+__all__ = [
+    "ConvergenceError",
+    "GaussianMixture",
+    "History",
+    "IResNet",
+    "InverseSolution",
+    "InversionError",
+    "LinearProblem",
+    "TrainingError",
+    "approximation_loss",
+    "data_distribution",
+    "divergence_loss",
+    "log_det_loss",
+    "map_curvature",
+    "map_estimate",
+    "measurement_distribution",
+    "posterior_covariance",
+    "posterior_mean",
+    "reconstruction_loss",
+    "train",
+    "two_bumps",
+]
+__version__ = "0.1.0"

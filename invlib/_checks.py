@@ -1,0 +1,87 @@
+"""Checks of arguments: each raises a `ValueError` that names the argument, what it was and what was expected."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def as_float64(name: str, value: object) -> Tensor:
+    """Return `value` (tensor, array or nested list) as a finite, detached float64 tensor."""
+    try:
+        if isinstance(value, Tensor):
+            tensor = value.detach().to(torch.float64)
+        else:
+            tensor = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be an array of real numbers, got {value!r}") from error
+    return finite(name, tensor)
+
+
+def finite(name: str, tensor: Tensor) -> Tensor:
+    """Return `tensor` if every entry is finite."""
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} must be finite, got {_first_bad(tensor)} among its entries")
+    return tensor
+
+
+def vectors(name: str, value: Tensor, dim: int) -> Tensor:
+    """Return `value` if it is a finite floating-point tensor of shape (..., dim)."""
+    shaped_vectors(name, value, dim)
+    return finite(name, value)
+
+
+def shaped_vectors(name: str, value: Tensor, dim: int) -> Tensor:
+    """Return `value` if it is a floating-point tensor of shape (..., dim); its entries are not read."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a torch tensor, got {type(value).__name__}")
+    if not value.is_floating_point():
+        raise ValueError(f"{name} must have a floating-point dtype, got {value.dtype}")
+    if value.ndim < 1 or value.shape[-1] != dim:
+        raise ValueError(f"{name} must have shape (..., {dim}), got {tuple(value.shape)}")
+    return value
+
+
+def positive(name: str, value: object) -> float:
+    """Return `value` as a float if it is a finite number > 0."""
+    number = _number(name, value)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return number
+
+
+def open_unit(name: str, value: object) -> float:
+    """Return `value` as a float if 0 < value < 1."""
+    number = _number(name, value)
+    if not 0 < number < 1:
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {value!r}")
+    return number
+
+
+def count(name: str, value: object, least: int = 1) -> int:
+    """Return `value` if it is an integer >= `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+    return value
+
+
+def covariances(name: str, matrices: Tensor) -> Tensor:
+    """Return the Cholesky factors of a stack (..., n, n) of symmetric positive definite matrices."""
+    scale = matrices.abs().amax(dim=(-2, -1), keepdim=True)
+    if not bool(((matrices - matrices.mT).abs() <= 1e-10 * scale).all()):
+        raise ValueError(f"{name} must be symmetric, got {matrices.tolist()}")
+    factors, info = torch.linalg.cholesky_ex(matrices)
+    if bool((info > 0).any()):
+        raise ValueError(f"{name} must be positive definite, got {matrices.tolist()}")
+    return factors
+
+
+def _number(name: str, value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be a number, got {value!r}") from error
+
+
+def _first_bad(tensor: Tensor) -> float:
+    return float(tensor[~torch.isfinite(tensor)][0])

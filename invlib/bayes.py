@@ -1,0 +1,210 @@
+r"""Exact Bayesian references for Gaussian-mixture priors: what the networks are compared with.
+
+For a mixture prior and a linear problem the posterior is again a mixture of Gaussians,
+$p(x \mid z) = \sum_k r_k(z)\, N(x; m_k(z), C_k)$. Everything here follows from its weights, means and covariances.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from invlib import _checks
+from invlib.priors import GaussianMixture
+from invlib.problems import LinearProblem
+
+
+class ConvergenceError(RuntimeError):
+    """An iteration did not reach its tolerance."""
+
+
+def posterior_mean(problem: LinearProblem, prior: GaussianMixture, z: Tensor) -> Tensor:
+    r"""Return the posterior mean $E[x \mid z]$, (..., n), for data z of shape (..., n).
+
+    Exact for every A, also where it is not injective.
+
+    Raises:
+        ValueError: if `z` is no finite (..., n) tensor, or lies outside the range of A*.
+    """
+    posterior = _posterior(problem, prior, z)
+    return torch.einsum("...k,...ki->...i", posterior.weights, posterior.means).to(z.dtype)
+
+
+def posterior_covariance(problem: LinearProblem, prior: GaussianMixture, z: Tensor) -> Tensor:
+    r"""Return the posterior covariance $\mathrm{Cov}(x \mid z)$, (..., n, n), for data z of shape (..., n).
+
+    It is $\delta^2$ times the derivative of the posterior mean with respect to z.
+
+    Raises:
+        ValueError: if `z` is no finite (..., n) tensor, or lies outside the range of A*.
+    """
+    posterior = _posterior(problem, prior, z)
+    mean = torch.einsum("...k,...ki->...i", posterior.weights, posterior.means)
+    centred = posterior.means - mean.unsqueeze(-2)
+    between = torch.einsum("...k,...ki,...kj->...ij", posterior.weights, centred, centred)
+    within = torch.einsum("...k,kij->...ij", posterior.weights, posterior.covariances)
+    return (between + within).to(z.dtype)
+
+
+def map_estimate(problem: LinearProblem, prior: GaussianMixture, z: Tensor) -> Tensor:
+    r"""Return the MAP estimate $\arg\max_x p(x \mid z)$, (..., n), for data z of shape (..., n).
+
+    The global mode, also where the posterior has several: all modes reached from the posterior components, their
+    pairwise products and the posterior mean are compared. Each start climbs by Newton's method where the
+    log-posterior is concave, and otherwise by the expectation-maximization step of a mixture, which never descends.
+
+    Raises:
+        ValueError: if `z` is no finite (..., n) tensor, or lies outside the range of A*.
+        ConvergenceError: if the best mode of some z was not reached to rounding accuracy.
+    """
+    posterior = _posterior(problem, prior, z)
+    starts = torch.cat([posterior.means, _pairwise_products(posterior), _mean(posterior)], dim=-2)
+    points, reached = _climb(posterior, starts)
+    best = _log_density(posterior, points).argmax(dim=-1, keepdim=True)
+    if not bool(reached.gather(-1, best).all()):
+        failed = int((~reached.gather(-1, best)).sum())
+        raise ConvergenceError(f"the MAP estimate was not reached for {failed} of {best.numel()} data z")
+    chosen = best.unsqueeze(-1).expand(*best.shape, prior.dim)
+    return points.gather(-2, chosen).squeeze(-2).to(z.dtype)
+
+
+def map_curvature(problem: LinearProblem, prior: GaussianMixture, x: Tensor) -> Tensor:
+    r"""Return the least eigenvalue of $H - \delta^2 \nabla^2 \log p_X(x)$, (...), for x of shape (..., n).
+
+    Where it is at least c > 0 for every x, Corollary 1 holds: the divergence-trained map is a diffeomorphism whose
+    inverse is the MAP estimator.
+    """
+    hessian = problem.normal_operator - problem.noise_std**2 * prior.hessian(x.to(torch.float64))
+    return torch.linalg.eigvalsh(hessian)[..., 0].to(x.dtype)
+
+
+def measurement_distribution(problem: LinearProblem, prior: GaussianMixture) -> GaussianMixture:
+    r"""Return the distribution of $y = A x + \eta$, the evidence of Lemma 1(b), as a mixture on R^m."""
+    a = problem.operator
+    noise = problem.noise_std**2 * torch.eye(len(a), dtype=torch.float64)
+    return GaussianMixture(prior.weights, prior.means @ a.mT, _symmetric(a @ prior.covariances @ a.mT + noise))
+
+
+def data_distribution(problem: LinearProblem, prior: GaussianMixture) -> GaussianMixture:
+    r"""Return the distribution of $z = H x + A^* \eta$, the evidence of Lemma 1(c), as a mixture on R^n.
+
+    Raises:
+        ValueError: if A is not injective: then z has no density.
+    """
+    if not problem.is_injective:
+        raise ValueError(f"operator must be injective for z to have a density, got rank {problem.rank} < {prior.dim}")
+    h = problem.normal_operator
+    return GaussianMixture(
+        prior.weights, prior.means @ h, _symmetric(h @ prior.covariances @ h + problem.noise_std**2 * h)
+    )
+
+
+@dataclass(frozen=True)
+class _Mixture:
+    """Posterior components for a batch of data: weights (..., K), means (..., K, n), covariances (K, n, n)."""
+
+    weights: Tensor
+    log_weights: Tensor
+    means: Tensor
+    covariances: Tensor
+    precisions: Tensor
+    log_norms: Tensor
+
+
+def _posterior(problem: LinearProblem, prior: GaussianMixture, z: Tensor) -> _Mixture:
+    r"""Condition every component on z.
+
+    With the factor $\Sigma_k = F F^*$ and the singular value decomposition of the whitened operator,
+    $A F / \delta = U S V^*$, the posterior covariance is $F V (I + S^2)^{-1} V^* F^*$ and the mean moves by
+    $F V S (I + S^2)^{-1} U^* (y - A \mu) / \delta$: no term cancels another, however small the noise. Of y, only its
+    part in the range of A is used, and that is a function of z.
+    """
+    if prior.dim != problem.dim:
+        raise ValueError(f"prior must live on R^{problem.dim}, the domain of the operator, got dimension {prior.dim}")
+    _checks.vectors("z", z, problem.dim)
+    z = z.to(torch.float64)
+    _, singular, right = torch.linalg.svd(problem.operator, full_matrices=False)
+    singular, right = singular[: problem.rank], right[: problem.rank]
+    outside = z - (z @ right.mT) @ right
+    if bool((outside.norm(dim=-1) > 1e-6 * z.norm(dim=-1)).any()):
+        raise ValueError(f"z must lie in the range of A*, got a part of norm {float(outside.norm(dim=-1).max()):g}")
+    data = z @ right.mT / singular  # the coordinates of y in the range of A
+    operator = singular[:, None] * right
+    u, s, vh = torch.linalg.svd(operator @ prior.factors / problem.noise_std)
+    s2 = torch.nn.functional.pad(s.square(), (0, prior.dim - s.shape[-1]))
+    axes = prior.factors @ vh.mT  # (K, n, n): columns F v_i
+    residual = (data.unsqueeze(-2) - prior.means @ operator.mT) / problem.noise_std
+    residual = torch.einsum("kri,...kr->...ki", u, residual)
+    means = prior.means + torch.einsum("knr,...kr->...kn", axes[..., : s.shape[-1]], s / (1 + s**2) * residual)
+    log_evidence = -0.5 * (torch.log1p(s**2).sum(-1) + (residual.square() / (1 + s**2)).sum(-1))
+    log_weights = torch.log_softmax(prior.weights.log() + log_evidence, dim=-1)
+    covariances = (axes / (1 + s2).unsqueeze(-2)) @ axes.mT
+    precisions = prior.precisions + problem.normal_operator / problem.noise_std**2
+    log_norms = -prior.factors.diagonal(dim1=-2, dim2=-1).log().sum(-1) + 0.5 * torch.log1p(s2).sum(-1)
+    return _Mixture(log_weights.exp(), log_weights, means, covariances, precisions, log_norms)
+
+
+def _mean(posterior: _Mixture) -> Tensor:
+    return torch.einsum("...k,...ki->...i", posterior.weights, posterior.means).unsqueeze(-2)
+
+
+def _pairwise_products(posterior: _Mixture) -> Tensor:
+    """The means of the products of two components, (..., pairs, n): modes can sit where two ridges cross."""
+    first, second = torch.triu_indices(*(2 * [len(posterior.precisions)]), offset=1)
+    pulls = torch.einsum("kij,...kj->...ki", posterior.precisions, posterior.means)
+    total = posterior.precisions[first] + posterior.precisions[second]
+    return _solve(total, pulls[..., first, :] + pulls[..., second, :])
+
+
+def _log_joint(posterior: _Mixture, x: Tensor) -> Tensor:
+    """log(r_k N(x; m_k, C_k)) up to one constant, (..., S, K), for starts x of shape (..., S, n)."""
+    centred = x.unsqueeze(-2) - posterior.means.unsqueeze(-3)
+    quadratic = torch.einsum("...ki,kij,...kj->...k", centred, posterior.precisions, centred)
+    return posterior.log_weights.unsqueeze(-2) + posterior.log_norms - 0.5 * quadratic
+
+
+def _log_density(posterior: _Mixture, x: Tensor) -> Tensor:
+    return torch.logsumexp(_log_joint(posterior, x), dim=-1)
+
+
+def _climb(posterior: _Mixture, x: Tensor, iterations: int = 500) -> tuple[Tensor, Tensor]:
+    """Ascend from every start x, (..., S, n), to a mode; return the points and which of them have settled."""
+    settled = torch.zeros(x.shape[:-1], dtype=torch.bool)
+    for _ in range(iterations):
+        responsibilities = torch.softmax(_log_joint(posterior, x), dim=-1)
+        scores = torch.einsum("kij,...kj->...ki", posterior.precisions, posterior.means.unsqueeze(-3) - x.unsqueeze(-2))
+        score = torch.einsum("...k,...ki->...i", responsibilities, scores)
+        precision = torch.einsum("...k,kij->...ij", responsibilities, posterior.precisions)
+        centred = scores - score.unsqueeze(-2)
+        curvature = precision - torch.einsum("...k,...ki,...kj->...ij", responsibilities, centred, centred)
+        # Expectation-maximization: replace every component by its expected quadratic; never descends.
+        climb = x + _solve(precision, score)
+        newton, usable = _newton_point(x, curvature, score)
+        climb_value, newton_value = _log_density(posterior, climb), _log_density(posterior, newton)
+        take_newton = usable & (newton_value >= climb_value - 1e-12 * climb_value.abs())
+        new = torch.where(take_newton.unsqueeze(-1), newton, climb)
+        step = (new - x).norm(dim=-1)
+        x = torch.where(settled.unsqueeze(-1), x, new)
+        settled = settled | (take_newton & (step <= 1e-9 * (1 + x.norm(dim=-1))))
+        if bool(settled.all()):
+            break
+    return x, settled
+
+
+def _newton_point(x: Tensor, curvature: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+    """The Newton point of the log-density and whether it is usable, i.e. the log-density concave at x."""
+    factor, info = torch.linalg.cholesky_ex(curvature)
+    usable = info == 0
+    identity = torch.eye(x.shape[-1], dtype=x.dtype)
+    factor = torch.where(usable[..., None, None], factor, identity)
+    step = torch.cholesky_solve(score.unsqueeze(-1), factor).squeeze(-1)
+    usable = usable & torch.isfinite(step).all(dim=-1)
+    return torch.where(usable.unsqueeze(-1), x + step, x), usable
+
+
+def _solve(matrices: Tensor, vectors: Tensor) -> Tensor:
+    return torch.linalg.solve(matrices, vectors.unsqueeze(-1)).squeeze(-1)
+
+
+def _symmetric(matrices: Tensor) -> Tensor:
+    return 0.5 * (matrices + matrices.mT)

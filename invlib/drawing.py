@@ -1,0 +1,139 @@
+"""Drawing for two-dimensional chapters: deformed grids, level lines, arrows, and one colour for each estimator."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from torch import Tensor
+
+from invlib import _checks
+
+COLOURS = {
+    "prior": "#4477aa",
+    "data": "#555555",
+    "posterior_mean": "#117733",
+    "map": "#cc3311",
+    "approximation": "#777777",
+    "reconstruction": "#117733",
+    "log_det": "#aa4499",
+    "divergence": "#cc3311",
+}
+"""The colours of the book (after Paul Tol's schemes, told apart by readers with colour-vision deficiencies).
+
+A strategy has the colour of the estimator that it aims at.
+"""
+
+STYLE = {
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.dpi": 110,
+    "savefig.dpi": 110,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "axes.prop_cycle": "cycler('color', ['#4477aa', '#cc3311', '#117733', '#aa4499', '#ddaa33', '#555555'])",
+}
+"""Matplotlib settings of the book: `plt.style.use(drawing.STYLE)`. White backgrounds stay readable in dark mode."""
+
+Extent = tuple[float, float, float, float]
+"""Left, right, bottom, top, in data coordinates."""
+
+
+def grid_lines(extent: Extent, spacing: float, points: int = 161) -> Tensor:
+    """Return the lines of an equidistant grid, (lines, points, 2), float64: the vertical ones, then the horizontal.
+
+    Args:
+        extent: (left, right, bottom, top).
+        spacing: distance of neighbouring lines; lines lie at its multiples.
+        points: points on each line, dense enough that its image under a map looks smooth.
+
+    Raises:
+        ValueError: if the extent is empty, `spacing` is not positive, or `points` is less than 2.
+    """
+    left, right, bottom, top = extent
+    if not (left < right and bottom < top):
+        raise ValueError(f"extent must be (left, right, bottom, top) with left < right, bottom < top, got {extent}")
+    _checks.positive("spacing", spacing)
+    _checks.count("points", points, least=2)
+    horizontal = torch.linspace(left, right, points, dtype=torch.float64)
+    vertical = torch.linspace(bottom, top, points, dtype=torch.float64)
+    columns = [torch.stack([torch.full_like(vertical, at), vertical], -1) for at in _multiples(left, right, spacing)]
+    rows = [torch.stack([horizontal, torch.full_like(horizontal, at)], -1) for at in _multiples(bottom, top, spacing)]
+    return torch.stack(columns + rows)
+
+
+def draw_grid(axes: Axes, lines: Tensor, *, color: str = "0.45", linewidth: float = 0.7) -> LineCollection:
+    """Draw lines (lines, points, 2), for instance the image of `grid_lines` under a reconstruction."""
+    collection = LineCollection(list(lines.detach().numpy()), colors=color, linewidths=linewidth, zorder=2)
+    axes.add_collection(collection)
+    return collection
+
+
+def draw_density(
+    axes: Axes,
+    log_density: Callable[[Tensor], Tensor],
+    extent: Extent,
+    *,
+    color: str = COLOURS["prior"],
+    masses: Sequence[float] = (0.2, 0.5, 0.8, 0.95),
+    filled: bool = True,
+    resolution: int = 201,
+) -> None:
+    """Draw the level lines of a density that enclose the given probabilities.
+
+    Args:
+        axes: where to draw.
+        log_density: maps points (..., 2) to (...); a constant may be missing.
+        extent: (left, right, bottom, top); should hold nearly all of the mass.
+        color: of the lines and, lighter, of the areas.
+        masses: the probabilities enclosed, in (0, 1).
+        filled: fill the areas as well.
+        resolution: points along each axis.
+    """
+    left, right, bottom, top = extent
+    first = torch.linspace(left, right, resolution, dtype=torch.float64)
+    second = torch.linspace(bottom, top, resolution, dtype=torch.float64)
+    points = torch.stack(torch.meshgrid(first, second, indexing="xy"), dim=-1)
+    logs = log_density(points)
+    density = (logs - logs.max()).exp()
+    ordered = density.flatten().sort(descending=True).values
+    enclosed = ordered.cumsum(0) / ordered.sum()
+    levels = sorted({float(ordered[torch.searchsorted(enclosed, mass)]) for mass in masses})
+    coordinates = (first.numpy(), second.numpy(), density.numpy())
+    if filled:
+        for level in levels:
+            axes.contourf(*coordinates, levels=[level, np.inf], colors=[color], alpha=0.12, zorder=0)
+    axes.contour(*coordinates, levels=levels, colors=[color], linewidths=0.8, alpha=0.8, zorder=1)
+
+
+def draw_arrows(axes: Axes, start: Tensor, end: Tensor, *, color: str) -> None:
+    """Draw an arrow from each point of `start` to that of `end`, both (B, 2), at their true length."""
+    start, step = start.detach().numpy(), (end - start).detach().numpy()
+    axes.quiver(
+        *start.T, *step.T, color=color, angles="xy", scale_units="xy", scale=1.0, width=0.007, headwidth=3.5, zorder=4
+    )
+
+
+def draw_points(axes: Axes, points: Tensor, *, color: str, hollow: bool = False, label: str | None = None) -> None:
+    """Draw points (B, 2) as dots, or as rings if `hollow`."""
+    face = "white" if hollow else color
+    axes.scatter(
+        *points.detach().numpy().T, s=16, facecolor=face, edgecolor=color, linewidth=1.0, zorder=5, label=label
+    )
+
+
+def square_axes(axes: Axes, extent: Extent, title: str = "") -> None:
+    """Give the axes equal scales, the extent and a title."""
+    axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal", title=title)
+
+
+def _multiples(low: float, high: float, spacing: float) -> list[float]:
+    tolerance = 1e-9
+    first, last = int(np.ceil(low / spacing - tolerance)), int(np.floor(high / spacing + tolerance))
+    return [spacing * i for i in range(first, last + 1)]

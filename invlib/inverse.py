@@ -1,0 +1,183 @@
+"""The inverse of a composition of blocks x + f(x), Lip(f) < 1: safeguarded Newton with a certified error bound."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+if TYPE_CHECKING:
+    from invlib.networks import IResNet
+
+
+class Block(Protocol):
+    """A map x + f(x) of points (E, B, n), Lip(f) < 1."""
+
+    def value(self, x: Tensor) -> Tensor:
+        """Return the values, (E, B, n)."""
+
+    def value_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the values, (E, B, n), and the Jacobians, (E, B, n, n)."""
+
+
+class InversionError(RuntimeError):
+    """The inverse missed its tolerance; `solution` holds the points, residuals and error bounds."""
+
+    def __init__(self, message: str, solution: "InverseSolution") -> None:
+        super().__init__(message)
+        self.solution = solution
+
+
+@dataclass(frozen=True)
+class InverseSolution:
+    """What `IResNet.solve_inverse` found, in float64.
+
+    Attributes:
+        x: (..., n), the solutions.
+        residual: (...), |phi(x) - z|, evaluated anew at x.
+        iterations: (...), Newton evaluations over all blocks.
+        converged: (...), residual <= tol max(1, |z|).
+        error_bound: (...), residual / lower: the distance to the exact inverse is certainly no larger.
+        tol: the tolerance asked for.
+    """
+
+    x: Tensor
+    residual: Tensor
+    iterations: Tensor
+    converged: Tensor
+    error_bound: Tensor
+    tol: float
+
+    def raise_unless_converged(self) -> None:
+        """Raise `InversionError` if some point missed the tolerance."""
+        if not bool(self.converged.all()):
+            failed = int((~self.converged).sum())
+            worst = float(self.residual.nan_to_num(nan=torch.inf).max())
+            raise InversionError(
+                f"{failed} of {self.converged.numel()} points missed the tolerance {self.tol:g}: "
+                f"largest residual {worst:.3g}, most iterations {int(self.iterations.max())}",
+                self,
+            )
+
+    def reshape(self, shape: torch.Size) -> "InverseSolution":
+        """Return the solution with its points in the given shape (..., n)."""
+        scalars = {
+            name: getattr(self, name).reshape(shape[:-1])
+            for name in ("residual", "iterations", "converged", "error_bound")
+        }
+        return replace(self, x=self.x.reshape(shape), **scalars)
+
+
+def solve_blocks(
+    blocks: Sequence[Block],
+    z: Tensor,
+    near: Tensor | None,
+    *,
+    bounds: tuple[Tensor, Tensor],
+    tol: float,
+    max_iterations: int,
+) -> InverseSolution:
+    """Invert the composition of `blocks`, last block first, for data z of shape (E, B, n).
+
+    Each block starts from its own data, or from the forward pass of `near`. The tolerance of a block is `tol` divided
+    by what the later blocks can amplify it to.
+    """
+    starts = _forward_pass(blocks, near) if near is not None else None
+    lower, upper = bounds
+    amplification = float(upper.max()) * len(blocks)
+    scale = z.norm(dim=-1).clamp_min(1.0)
+    x = z
+    iterations = torch.zeros(z.shape[:-1], dtype=torch.long)
+    for k in reversed(range(len(blocks))):
+        start = x if starts is None else starts[k]
+        x, used = _solve_block(blocks[k], x, start, scale * tol / amplification, max_iterations)
+        iterations += used
+    value = x
+    for block in blocks:
+        value = block.value(value)
+    residual = (value - z).norm(dim=-1)
+    return InverseSolution(x, residual, iterations, residual <= tol * scale, residual / lower.unsqueeze(-1), tol)
+
+
+def attach_gradient(net: "IResNet", x: Tensor, z: Tensor) -> Tensor:
+    r"""Return $x - [D\varphi(x)]^{-1}(\varphi(x) - z)$ with x and the inverse Jacobian held fixed.
+
+    At a solution the correction vanishes, but its derivatives are those of the implicit function theorem:
+    $[D\varphi]^{-1}$ in z and $-[D\varphi]^{-1} \partial_\theta \varphi$ in the parameters. Second derivatives would be
+    wrong, so asking for them raises.
+    """
+    needs_gradient = z.requires_grad or any(parameter.requires_grad for parameter in net.parameters())
+    if not (torch.is_grad_enabled() and needs_gradient):
+        return x
+    with torch.no_grad():
+        _, jacobian = net.forward_and_jacobian(x)
+    correction = torch.linalg.solve(jacobian, (net(x) - z).unsqueeze(-1)).squeeze(-1)
+    return x - _DifferentiableOnce.apply(correction)
+
+
+class _DifferentiableOnce(torch.autograd.Function):
+    """The identity; its backward pass cannot be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401
+        return x.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
+        return gradient
+
+
+def _forward_pass(blocks: Sequence[Block], x: Tensor) -> list[Tensor]:
+    """The input of every block when the first one gets x."""
+    inputs = [x]
+    for block in blocks[:-1]:
+        inputs.append(block.value(inputs[-1]))
+    return inputs
+
+
+def _solve_block(block: Block, z: Tensor, x: Tensor, tol: Tensor, max_iterations: int) -> tuple[Tensor, Tensor]:
+    """Solve x + f(x) = z for one block from the start x; return the points and the iterations each took.
+
+    A Newton step is tried whole, then halved three times; it counts as a success if the residual shrinks as a Newton
+    step of that length promises, less a margin. If all fail, the fixed-point step x - r = z - f(x) is taken: it
+    multiplies the residual by at most Lip(f) < 1, whatever the point. Points leave once they have converged (with
+    members: once they have in every member). Below the rounding floor of float64 nothing more can be gained, so the
+    tolerance is never taken smaller than that.
+    """
+    floor = 64 * torch.finfo(z.dtype).eps * z.norm(dim=-1).clamp_min(1.0)
+    tol = torch.maximum(tol, floor)
+    solution = x.clone()
+    iterations = torch.zeros(z.shape[:-1], dtype=torch.long)
+    rows = torch.arange(z.shape[1])
+    value, jacobian = block.value_and_jacobian(x)
+    residual = value - z
+    length = torch.ones_like(tol)
+    for _ in range(max_iterations):
+        size = residual.norm(dim=-1)
+        moving = size > tol
+        solution[:, rows] = x
+        stay = moving.any(dim=0)
+        if not bool(stay.any()):
+            break
+        if not bool(stay.all()):
+            rows = rows[stay]
+            x, z, residual, jacobian = x[:, stay], z[:, stay], residual[:, stay], jacobian[:, stay]
+            length, tol, size, moving = length[:, stay], tol[:, stay], size[:, stay], moving[:, stay]
+        iterations[:, rows] += moving
+        newton = torch.linalg.solve(jacobian, residual.unsqueeze(-1)).squeeze(-1)
+        contract = length < 0.125
+        step = torch.where(contract.unsqueeze(-1), residual, length.unsqueeze(-1) * newton)
+        candidate = x - step
+        value, new_jacobian = block.value_and_jacobian(candidate)
+        new_residual = value - z
+        enough = new_residual.norm(dim=-1) <= (1 - 0.25 * length) * size
+        accept = moving & (enough | contract)
+        x = torch.where(accept.unsqueeze(-1), candidate, x)
+        residual = torch.where(accept.unsqueeze(-1), new_residual, residual)
+        jacobian = torch.where(accept[..., None, None], new_jacobian, jacobian)
+        length = torch.where(accept, torch.ones_like(length), length / 2)
+    solution[:, rows] = x
+    return solution, iterations
