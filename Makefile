@@ -1,0 +1,56 @@
+# The book in two commands: `make book` and `make test`. Both set up .venv by themselves.
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready
+HTML  := _build/html
+BUILD := $(BIN)/jupyter-book build . -W -n --keep-going --quiet
+
+# The first Python that is new enough. Override: make book PYTHON=/path/to/python
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+  "$$p" -c '$(NEW_ENOUGH)' 2>/dev/null && { echo "$$p"; break; }; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help book execute test lint serve clean html
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements.txt pyproject.toml
+	@if [ -z "$(PYTHON)" ] || ! "$(PYTHON)" -c '$(NEW_ENOUGH)'; then \
+	  echo "The book needs Python 3.11 or newer; none was found."; \
+	  echo "Install one, or name it: make book PYTHON=/path/to/python3"; exit 1; fi
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@echo "Installing the pinned requirements into $(VENV) (once; this takes some minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+book: $(READY)  ## run the chapters that are out of date, then build the pages
+	$(BIN)/python book/execute.py
+	@$(MAKE) --no-print-directory html
+	@echo "Open $(HTML)/index.html"
+
+html: $(READY)
+	@rm -rf $(HTML) _build/.doctrees
+	$(BUILD)
+
+execute: $(READY)  ## run every chapter again
+	$(BIN)/python book/execute.py --all
+
+test: lint  ## run everything that continuous integration runs
+	$(BIN)/python book/execute.py --check
+	@$(MAKE) --no-print-directory html
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval-lax -n 2 --dist loadfile \
+	  --no-loadscope-reorder --cov=invlib
+
+lint: $(READY)  ## check the style of the Python files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+serve: $(READY)  ## show the built pages on this machine at port 8000
+	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory $(HTML)
+
+clean:  ## remove what the tools made, but not .venv
+	rm -rf _build build dist htmlcov .coverage .coverage.* .pytest_cache .ruff_cache *.egg-info

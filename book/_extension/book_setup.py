@@ -1,0 +1,78 @@
+"""A small Sphinx extension: MathJax from disk, tidy proofs, buttons that wait for an address.
+
+*MathJax.* The package ``sphinx-mathjax-offline`` ships a complete MathJax. The book needs only one
+of its files, plus the TeX extensions that MathJax loads on demand. The SVG output needs no web
+fonts, so formulas also work where a browser refuses to load fonts for a page opened from disk.
+
+*Proofs.* The word "Proof" that opens a proof is set in italics, and the names that ``sphinx-proof``
+gives to all proofs alike become unique, as HTML asks for.
+
+*Address.* The buttons that lead to the repository appear once ``repository: url`` in
+``_config.yml`` is set.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.errors import ExtensionError
+from sphinx.util.fileutil import copy_asset
+
+MATHJAX_PACKAGE = "sphinx-mathjax-offline"
+MATHJAX_FILES = ("tex-svg.js", "input/tex/extensions")
+ADDRESS_BUTTONS = ("use_repository_button", "use_edit_page_button", "use_issues_button")
+
+
+def mathjax_folder() -> Path:
+    """Return the folder of the installed MathJax."""
+    spec = find_spec(MATHJAX_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ExtensionError(f"{MATHJAX_PACKAGE} is missing: pip install -r requirements.txt")
+    return Path(spec.origin).parent / "static" / "mathjax"
+
+
+def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
+    """Copy the needed part of MathJax into the built pages."""
+    if error is not None or app.builder.format != "html":
+        return
+    target = Path(app.outdir) / "_static" / "mathjax"
+    for name in MATHJAX_FILES:
+        source = mathjax_folder() / name
+        place = target / name if source.is_dir() else (target / name).parent
+        place.mkdir(parents=True, exist_ok=True)
+        copy_asset(str(source), str(place))
+
+
+def tidy_proofs(app: Sphinx, tree: nodes.document) -> None:
+    """Give every proof and every statement's body its own name; mark the word "Proof"."""
+    for count, node in enumerate(tree.findall(nodes.Element), start=1):
+        if node.get("ids") == ["proof-content"]:
+            node["ids"] = [f"proof-content-{count}"]
+        elif node.get("ids") == ["proof"] and isinstance(node, nodes.admonition):
+            node["ids"] = [f"proof-{count}"]
+            node["classes"].append("prf-proof")
+            text = next(iter(node.findall(nodes.Text)), None)
+            if text is not None and text.startswith("Proof. "):
+                rest = nodes.Text(text.removeprefix("Proof."))
+                text.parent.replace(text, [nodes.emphasis("", "Proof."), rest])
+
+
+def set_buttons(app: Sphinx, config: Config) -> None:
+    """Show the buttons that need a public address only if there is one."""
+    options = config.html_theme_options
+    for button in ADDRESS_BUTTONS:
+        options[button] = bool(options.get("repository_url"))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the parts with Sphinx."""
+    app.config.mathjax_path = "mathjax/tex-svg.js"
+    app.connect("config-inited", set_buttons)
+    app.connect("doctree-read", tidy_proofs)
+    app.connect("build-finished", copy_mathjax)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,247 @@
+"""Keep the notebooks of the book current.
+
+Each chapter is a pair: ``NAME.md`` is the text that people edit, ``NAME.ipynb`` holds the same
+cells with their outputs. This script writes the second from the first::
+
+    python book/execute.py              run what is out of date, copy the text of the rest
+    python book/execute.py --all        run every chapter
+    python book/execute.py --check      change nothing; list what is wrong, and fail if anything is
+    python book/execute.py NAME ...     the same for some chapters only
+
+A chapter is out of date when a code cell or a file of ``invlib`` has changed since it was last run.
+A hash of both, stored in the notebook's metadata, decides this. So an edit of the prose never runs
+a training again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jupytext
+import nbformat
+from jupyter_client.kernelspec import NoSuchKernel
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+
+BOOK = Path(__file__).resolve().parent
+LIBRARY = BOOK.parent / "invlib"
+
+FORMATS = "ipynb,md:myst"
+TEXT_FORMAT = "md:myst"
+HASH_KEYS = ("book", "code_sha256")  # where the hash sits in the metadata of the .ipynb
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+KERNEL_ENVIRONMENT = {"TQDM_DISABLE": "1", "PYTHONHASHSEED": "0"}  # no progress bars in the pages
+TIMEOUT_SECONDS = 1800
+LARGEST_IMAGE_BYTES = 80_000
+ADDRESS_IN_MEMORY = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
+
+
+def is_chapter(text_file: Path) -> bool:
+    """Tell whether a Markdown file is one half of a pair (and not a plain page)."""
+    head = text_file.read_text(encoding="utf-8").split("\n---", 1)[0]
+    return head.startswith("---") and f"formats: {FORMATS}" in head
+
+
+def find_chapters(book: Path = BOOK) -> list[Path]:
+    """Return the ``.md`` files of all pairs, in alphabetical order."""
+    return [path for path in sorted(book.glob("*.md")) if is_chapter(path)]
+
+
+def stored_notebook(chapter: Path) -> Path:
+    """Return the ``.ipynb`` beside a chapter's ``.md``."""
+    return chapter.with_suffix(".ipynb")
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """Return the code cells of a notebook."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def code_hash(notebook: NotebookNode, library: Path = LIBRARY) -> str:
+    """Return the SHA-256 of a notebook's code and of all Python files of the library."""
+    digest = hashlib.sha256()
+    for cell in code_cells(notebook):
+        digest.update(cell.source.encode() + b"\0")
+    for path in sorted(library.rglob("*.py"), key=lambda path: path.relative_to(library).as_posix()):
+        content = path.read_bytes().replace(b"\r\n", b"\n")
+        digest.update(path.relative_to(library).as_posix().encode() + b"\0" + content + b"\0")
+    return digest.hexdigest()
+
+
+def stored_hash(notebook: NotebookNode) -> str | None:
+    """Return the hash that was stored when the notebook was last run."""
+    section, key = HASH_KEYS
+    return notebook.metadata.get(section, {}).get(key)
+
+
+def read_text(chapter: Path) -> NotebookNode:
+    """Read the ``.md`` of a chapter and give every cell an id that depends on its content alone."""
+    notebook = jupytext.read(chapter, fmt=TEXT_FORMAT)
+    seen: dict[str, int] = {}
+    for cell in notebook.cells:
+        name = hashlib.sha256(f"{cell.cell_type}\0{cell.source}".encode()).hexdigest()[:12]
+        seen[name] = seen.get(name, 0) + 1
+        cell["id"] = name if seen[name] == 1 else f"{name}-{seen[name]}"
+    notebook.metadata["kernelspec"] = dict(KERNEL)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return notebook
+
+
+def read_stored(chapter: Path) -> NotebookNode | None:
+    """Read the ``.ipynb`` of a chapter, if there is one."""
+    path = stored_notebook(chapter)
+    return nbformat.read(path, as_version=4) if path.exists() else None
+
+
+def as_text(notebook: NotebookNode) -> str:
+    """Write a notebook in the form of the ``.md`` file, to compare the halves of a pair."""
+    return jupytext.writes(notebook, fmt=TEXT_FORMAT)
+
+
+def is_current(notebook: NotebookNode, stored: NotebookNode | None, library: Path) -> bool:
+    """Tell whether the stored outputs belong to today's code."""
+    return stored is not None and stored_hash(stored) == code_hash(notebook, library)
+
+
+def copy_outputs(stored: NotebookNode, notebook: NotebookNode) -> None:
+    """Copy outputs and execution counts between notebooks with the same code cells."""
+    for old, new in zip(code_cells(stored), code_cells(notebook), strict=True):
+        new.outputs, new.execution_count = old.outputs, old.execution_count
+    if "language_info" in stored.metadata:
+        notebook.metadata["language_info"] = stored.metadata["language_info"]
+
+
+def run(notebook: NotebookNode, folder: Path) -> None:
+    """Execute all cells in a fresh kernel that starts in the given folder."""
+    client = NotebookClient(
+        notebook,
+        timeout=TIMEOUT_SECONDS,
+        kernel_name=KERNEL["name"],
+        record_timing=False,
+        coalesce_streams=True,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        resources={"metadata": {"path": str(folder)}},
+    )
+    client.execute(env={**os.environ, **KERNEL_ENVIRONMENT})
+    notebook.metadata["kernelspec"] = dict(KERNEL)
+    notebook.metadata.get("language_info", {}).pop("version", None)  # differs between machines
+
+
+def write_stored(notebook: NotebookNode, chapter: Path, library: Path) -> bool:
+    """Write the ``.ipynb`` of a chapter; return whether the file changed."""
+    section, key = HASH_KEYS
+    notebook.metadata[section] = {key: code_hash(notebook, library)}
+    nbformat.validate(notebook)
+    path, content = stored_notebook(chapter), nbformat.writes(notebook) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") == content:
+        return False
+    path.write_text(content, encoding="utf-8", newline="\n")
+    return True
+
+
+def update(chapter: Path, force: bool = False, library: Path = LIBRARY) -> str:
+    """Bring the ``.ipynb`` of a chapter up to date and say in one line what was done."""
+    notebook, stored = read_text(chapter), read_stored(chapter)
+    if not force and stored is not None and is_current(notebook, stored, library):
+        copy_outputs(stored, notebook)
+        changed = write_stored(notebook, chapter, library)
+        return "text copied, outputs kept" if changed else "current"
+    start = time.perf_counter()
+    run(notebook, chapter.parent)
+    write_stored(notebook, chapter, library)
+    return f"run in {time.perf_counter() - start:.0f} s"
+
+
+def output_problems(cell: NotebookNode) -> Iterator[str]:
+    """Yield what is wrong with the stored outputs of one cell."""
+    for output in cell.outputs:
+        if output.output_type == "error" and "raises-exception" not in cell.metadata.get("tags", []):
+            yield f"stored error {output.ename}"
+        if output.output_type == "stream" and output.name == "stderr":
+            yield f"stored stderr: {output.text.strip()[:80]!r}"
+        data = output.get("data", {})
+        for kind, content in data.items():
+            if kind.startswith("image/"):
+                size = len(content if kind == "image/svg+xml" else base64.b64decode(content))
+                if size > LARGEST_IMAGE_BYTES:
+                    yield f"{kind} of {size} bytes, more than {LARGEST_IMAGE_BYTES}"
+        if ADDRESS_IN_MEMORY.search(str(data.get("text/plain", "")) + str(output.get("text", ""))):
+            yield "output shows an address in memory, which differs in each run"
+
+
+def check(chapter: Path, library: Path = LIBRARY) -> list[str]:
+    """Return what is wrong with a chapter; an empty list means that all is well."""
+    notebook, stored = read_text(chapter), read_stored(chapter)
+    if stored is None:
+        return ["the .ipynb is missing"]
+    problems = []
+    if as_text(notebook) != as_text(stored):
+        problems.append("the .md and the .ipynb are not in sync")
+    if stored_hash(stored) != code_hash(stored, library):
+        problems.append("out of date: the code or invlib changed since the last run")
+    counts = [cell.execution_count for cell in code_cells(stored)]
+    if counts != list(range(1, len(counts) + 1)):
+        problems.append(f"execution counts are {counts}, not 1 to {len(counts)}")
+    for number, cell in enumerate(code_cells(stored), start=1):
+        problems += [f"code cell {number}: {problem}" for problem in output_problems(cell)]
+    return problems
+
+
+def select(names: list[str], book: Path = BOOK) -> list[Path]:
+    """Return the chapters with the given names (with or without suffix), or all of them."""
+    chapters = {path.stem: path for path in find_chapters(book)}
+    if not names:
+        return list(chapters.values())
+    stems = [Path(name).stem for name in names]
+    unknown = sorted(set(stems) - set(chapters))
+    if unknown:
+        known = ", ".join(chapters) or "none"
+        raise SystemExit(f"no such chapter: {', '.join(unknown)} (known: {known})")
+    return [chapters[stem] for stem in stems]
+
+
+def check_all(chapters: list[Path]) -> int:
+    """Print the problems of the chapters; return how many have one."""
+    bad = 0
+    for chapter in chapters:
+        problems = check(chapter)
+        bad += bool(problems)
+        for problem in problems:
+            print(f"{chapter.stem}: {problem}")
+    print(f"{len(chapters) - bad} of {len(chapters)} chapters in order")
+    return bad
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="chapters; default: all")
+    parser.add_argument("--all", action="store_true", help="run also what is current")
+    parser.add_argument("--check", action="store_true", help="change nothing, list what is wrong")
+    options = parser.parse_args(arguments)
+
+    chapters = select(options.names)
+    if options.check:
+        return 1 if check_all(chapters) else 0
+    for chapter in chapters:
+        print(f"{chapter.stem}: ", end="", flush=True)
+        try:
+            print(update(chapter, force=options.all), flush=True)
+        except (CellExecutionError, CellTimeoutError, DeadKernelError, NoSuchKernel) as error:
+            print("failed; the stored notebook is left as it was", flush=True)
+            print(error, file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""Open every page of the built book in a real browser: wide and narrow, light and dark.
+
+The pages must load nothing from elsewhere, show every formula and every image, fit the screen, and
+have no serious accessibility fault. Without a Chromium or Chrome browser these tests are skipped.
+"""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+HTML = ROOT / "_build" / "html"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+EXECUTABLE = next((path for path in map(shutil.which, BROWSERS) if path), None)
+BUILD = "from jupyter_book.cli.main import main; main()"
+
+WIDTHS = {"wide": 1280, "narrow": 390}
+MODES = ("light", "dark")
+HARMLESS = ("THEBE_JS_URL",)  # the theme loads one of its scripts twice
+
+pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason=f"no browser found (looked for {', '.join(BROWSERS)})")
+
+
+def pages() -> list[str]:
+    """The addresses of all pages in the table of contents, and of the search page."""
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    files = [contents["root"]]
+    for part in contents["parts"]:
+        files += [entry["file"] for entry in part["chapters"]]
+    return [file.removesuffix(".ipynb") + ".html" for file in files] + ["search.html"]
+
+
+def is_fresh() -> bool:
+    """Tell whether the built pages are newer than all that they are made of."""
+    index = HTML / "index.html"
+    if not index.exists():
+        return False
+    sources = [ROOT / "_config.yml", ROOT / "_toc.yml"]
+    for pattern in ("*.md", "*.ipynb", "*.bib", "_static/**/*", "_extension/*.py"):
+        sources += (ROOT / "book").glob(pattern)
+    return max(path.stat().st_mtime for path in sources) <= index.stat().st_mtime
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serve files without a line of log for each."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def serve(handler: Callable[..., SimpleHTTPRequestHandler]) -> Iterator[str]:
+    """Serve files at a free port of this machine."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Build the book if need be, and serve it on this machine only."""
+    if not is_fresh():
+        command = [sys.executable, "-c", BUILD, "build", str(ROOT), "-W", "-n", "--keep-going"]
+        subprocess.run(command, check=True, capture_output=True)
+    with serve(functools.partial(QuietHandler, directory=str(HTML))) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all pages, which by itself asks nothing of the internet."""
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path=EXECUTABLE,
+            args=[
+                *(["--no-sandbox"] if hasattr(os, "getuid") and os.getuid() == 0 else []),
+                "--disable-gpu",
+                "--disable-quic",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                "--no-first-run",
+            ],
+        )
+        yield running
+        running.close()
+
+
+def open_page(page: Page, url: str) -> None:
+    """Go to a page and wait until formulas and fonts stand."""
+    page.goto(url, wait_until="load")
+    page.evaluate(
+        """async () => {
+            if (window.MathJax?.startup) await MathJax.startup.promise;
+            await document.fonts.ready;
+            for (const image of document.images) image.loading = "eager";
+            await Promise.all([...document.images].map(image => image.decode().catch(() => 0)));
+        }"""
+    )
+
+
+def overflow(page: Page) -> list[str]:
+    """What sticks out of the page to the right (boxes that scroll by themselves may)."""
+    return page.evaluate(
+        """() => {
+            const width = document.documentElement.clientWidth;
+            if (document.documentElement.scrollWidth <= width) {
+                const article = document.querySelector("#main-content, main");
+                if (!article || article.scrollWidth <= article.clientWidth + 1) return [];
+            }
+            const scrolls = e => {
+                for (let p = e.parentElement; p && p.tagName !== "BODY"; p = p.parentElement)
+                    if (/auto|scroll|hidden/.test(getComputedStyle(p).overflowX)) return true;
+                return false;
+            };
+            return [...document.querySelectorAll("main *")]
+                .filter(e => e.getBoundingClientRect().right > width + 1 && !scrolls(e))
+                .map(e => `${e.tagName}.${e.className}: ${e.textContent.slice(0, 60)}`)
+                .concat([`page is ${document.documentElement.scrollWidth} wide`]);
+        }"""
+    )
+
+
+def raw_formulas(page: Page) -> list[str]:
+    """Formulas that MathJax left as source text or could not read."""
+    return page.evaluate(
+        r"""() => {
+            const found = [...document.querySelectorAll("mjx-merror, [data-mml-node='merror']")]
+                .map(e => "MathJax error: " + e.textContent);
+            const texts = document.createTreeWalker(
+                document.querySelector("main"), NodeFilter.SHOW_TEXT);
+            while (texts.nextNode()) {
+                const node = texts.currentNode;
+                if (node.parentElement.closest("pre, code, script, style, mjx-container")) continue;
+                if (/\\\(|\\\[|\$[^$]|\{(ref|eq|numref|cite|prf:ref|glue)/.test(node.data))
+                    found.push("raw: " + node.data.trim().slice(0, 80));
+            }
+            return found;
+        }"""
+    )
+
+
+def faults(page: Page) -> list[str]:
+    """The serious and critical accessibility faults."""
+    options = {"resultTypes": ["violations"], "preload": False}  # load no style sheet again
+    context = {"exclude": [[".citation-list"]]}  # its roles are a fault of docutils
+    results = Axe().run(page, context=context, options=options).response["violations"]
+    return [
+        f"{fault['id']}: {node['html'][:160]} | {node['failureSummary'][:300]}"
+        for fault in results
+        if fault["impact"] in ("serious", "critical")
+        for node in fault["nodes"][:3]
+    ]
+
+
+def inspect(browser: Browser, url: str, width: str = "wide", mode: str = "light") -> list[str]:
+    """Open a page and return all that is wrong with it."""
+    context = browser.new_context(
+        viewport={"width": WIDTHS[width], "height": 900},
+        color_scheme=mode,
+        reduced_motion="reduce",
+    )
+    context.add_init_script(f"localStorage.mode = localStorage.theme = '{mode}'")
+    page = context.new_page()
+    found: list[str] = []
+
+    def note_message(message: ConsoleMessage) -> None:
+        if message.type == "error" and not any(word in message.text for word in HARMLESS):
+            found.append(f"console: {message.text} {message.location.get('url', '')}")
+
+    def note_error(error: Error) -> None:
+        if not any(word in error.message for word in HARMLESS):
+            found.append(f"script: {error.message}")
+
+    def note_request(request: Request) -> None:
+        here = url.split("/", 3)[:3]
+        if not request.url.startswith(("data:", "blob:")) and request.url.split("/", 3)[:3] != here:
+            found.append(f"asks for something from elsewhere: {request.url}")
+
+    page.on("console", note_message)
+    page.on("pageerror", note_error)
+    page.on("request", note_request)
+    page.on("requestfailed", lambda request: found.append(f"failed: {request.url}"))
+    try:
+        open_page(page, url)
+        broken = "[...document.images].filter(i => !i.naturalWidth).map(i => 'broken ' + i.src)"
+        found += page.evaluate(broken)
+        found += raw_formulas(page) + overflow(page) + faults(page)
+        shown = page.evaluate("document.documentElement.dataset.theme")
+        if shown not in (mode, None):
+            found.append(f"shown in mode {shown}, not {mode}")
+    finally:
+        context.close()
+    return found
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", pages())
+def test_page(browser: Browser, address: str, name: str, width: str, mode: str) -> None:
+    assert inspect(browser, f"{address}/{name}", width, mode) == []
+
+
+def test_planted_faults_are_seen(browser: Browser, tmp_path: Path) -> None:
+    """The test of this test: each fault on a bad page is reported."""
+    (tmp_path / "bad.html").write_text(
+        """<!doctype html><html lang="en"><title>Bad</title><main>
+        <p>A formula as source: \\(x^2\\)</p>
+        <p style="width: 3000px">Too wide</p>
+        <p style="color: #ddd; background: #fff">Too pale</p>
+        <img src="missing.png"><img src="http://127.0.0.2:9/far.png" alt="from elsewhere">
+        <script>throw new Error("a script fails")</script></main></html>"""
+    )
+    handler = functools.partial(QuietHandler, directory=str(tmp_path))
+    with serve(handler) as address:
+        report = "\n".join(inspect(browser, f"{address}/bad.html", "narrow"))
+    for sign in (
+        "raw: A formula as source",
+        "page is 30",
+        "color-contrast",
+        "image-alt",
+        "broken",
+        "404",
+        "from elsewhere",
+        "a script fails",
+    ):
+        assert sign in report, f"{sign} is not in:\n{report}"
+
+
+def test_formulas_are_set_without_a_server(browser: Browser, address: str) -> None:
+    """A reader opens the pages from disk."""
+    page = browser.new_page()
+    for name in pages():
+        open_page(page, (HTML / name).as_uri())
+        sources = page.locator(".math").count()
+        assert page.locator("mjx-container svg").count() >= sources
+    page.close()
+
+
+def test_first_page_leads_to_the_book(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}/index.html")
+    page.wait_for_url("**/book/index.html")
+    assert "Bayesian Point Estimators" in page.title()
+    page.close()
