@@ -2,24 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-if TYPE_CHECKING:
-    from invlib.networks import IResNet
-
-
-class Block(Protocol):
-    """A map x + f(x) of points (E, B, n), Lip(f) < 1."""
-
-    def value(self, x: Tensor) -> Tensor:
-        """Return the values, (E, B, n)."""
-
-    def value_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the values, (E, B, n), and the Jacobians, (E, B, n, n)."""
+from invlib.blocks import Block, bilipschitz_bounds, evaluate, evaluate_with_jacobian
 
 
 class InversionError(RuntimeError):
@@ -75,7 +64,6 @@ def solve_blocks(
     z: Tensor,
     near: Tensor | None,
     *,
-    bounds: tuple[Tensor, Tensor],
     tol: float,
     max_iterations: int,
 ) -> InverseSolution:
@@ -85,7 +73,7 @@ def solve_blocks(
     by what the later blocks can amplify it to.
     """
     starts = _forward_pass(blocks, near) if near is not None else None
-    lower, upper = bounds
+    lower, upper = bilipschitz_bounds(blocks)
     amplification = float(upper.max()) * len(blocks)
     scale = z.norm(dim=-1).clamp_min(1.0)
     x = z
@@ -94,26 +82,23 @@ def solve_blocks(
         start = x if starts is None else starts[k]
         x, used = _solve_block(blocks[k], x, start, scale * tol / amplification, max_iterations)
         iterations += used
-    value = x
-    for block in blocks:
-        value = block.value(value)
-    residual = (value - z).norm(dim=-1)
+    residual = (evaluate(blocks, x) - z).norm(dim=-1)
     return InverseSolution(x, residual, iterations, residual <= tol * scale, residual / lower.unsqueeze(-1), tol)
 
 
-def attach_gradient(net: "IResNet", x: Tensor, z: Tensor) -> Tensor:
-    r"""Return $x - [D\varphi(x)]^{-1}(\varphi(x) - z)$ with x and the inverse Jacobian held fixed.
+def attach_gradient(blocks: Sequence[Block], x: Tensor, z: Tensor) -> Tensor:
+    r"""Return $x - [D\varphi(x)]^{-1}(\varphi(x) - z)$ with x and the inverse Jacobian held fixed, all (E, B, n).
 
     At a solution the correction vanishes, but its derivatives are those of the implicit function theorem:
     $[D\varphi]^{-1}$ in z and $-[D\varphi]^{-1} \partial_\theta \varphi$ in the parameters. Second derivatives would be
     wrong, so asking for them raises.
     """
-    needs_gradient = z.requires_grad or any(parameter.requires_grad for parameter in net.parameters())
-    if not (torch.is_grad_enabled() and needs_gradient):
+    x = x.reshape(z.shape)
+    residual = evaluate(blocks, x) - z
+    if not residual.requires_grad:
         return x
-    with torch.no_grad():
-        _, jacobian = net.forward_and_jacobian(x)
-    correction = torch.linalg.solve(jacobian, (net(x) - z).unsqueeze(-1)).squeeze(-1)
+    _, jacobian = evaluate_with_jacobian([block.detached(x.dtype) for block in blocks], x)
+    correction = torch.linalg.solve(jacobian, residual.unsqueeze(-1)).squeeze(-1)
     return x - _DifferentiableOnce.apply(correction)
 
 

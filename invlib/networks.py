@@ -7,53 +7,22 @@ Every tensor carries a leading *member* axis E: an ensemble or a sweep is evalua
 single network, which is the case E = 1.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from invlib import _checks
+from invlib.blocks import Block, bilipschitz_bounds, block_bounds, evaluate, evaluate_with_jacobian, spectral_norm
 from invlib.inverse import InverseSolution, attach_gradient, solve_blocks
-
-SWISH_SLOPE = 1.0998393201288669
-r"""The largest slope of swish, $\max_u \frac{d}{du} u\,\sigma(u)$: attained where $u \tanh(u/2) = 2$, rounded up."""
-
-
-def lipswish(u: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Return LipSwish $a(u) = u\,\sigma(u) / \max \mathrm{swish}'$ and its slope, both of the shape of u.
-
-    It is smooth and $|a'| \le 1$ (Chen et al. 2019). The divergence term needs C^1: where a' jumps, the sample-path
-    gradient of the loss misses the kinks that move with the weights.
-    """
-    gate = torch.sigmoid(u)
-    swish = u * gate
-    return swish / SWISH_SLOPE, (gate + swish * (1 - gate)) / SWISH_SLOPE
-
-
-def spectral_norm(weight: Tensor) -> Tensor:
-    """Return the largest singular value, (...), of matrices (..., out, in): exact and differentiable.
-
-    The value is the root of the largest eigenvalue of the smaller Gram matrix. Its gradient follows from
-    sigma = u* W v with the singular vectors held fixed (they are stationary). No power iteration: that is a lower
-    bound, and a bound from the wrong side certifies nothing.
-    """
-    rows, columns = weight.shape[-2:]
-    with torch.no_grad():
-        gram = weight @ weight.mT if rows <= columns else weight.mT @ weight
-        top = torch.linalg.eigh(gram).eigenvectors[..., -1:]
-        other = weight.mT @ top if rows <= columns else weight @ top
-        other = other / other.norm(dim=-2, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
-        left, right = (top, other) if rows <= columns else (other, top)
-    return (left.mT @ weight @ right)[..., 0, 0]
 
 
 class IResNet(nn.Module):
     r"""An invertible residual network $\varphi = (\mathrm{Id} + f_K) \circ \dots \circ (\mathrm{Id} + f_1)$ on R^n.
 
-    Each $f_k$ is a perceptron with two hidden layers and LipSwish activation. The product of its three spectral norms
-    bounds its Lipschitz constant; where the product exceeds `lipschitz`, the last layer is scaled down to meet it.
-    Only the product matters, so a block may spend its budget on steep features or on large ones.
+    Each $f_k$ is a perceptron with two hidden layers and the activation `smooth_abs`. The product of the spectral norms
+    of its three layers bounds its Lipschitz constant; where it exceeds `lipschitz`, the last layer is scaled down.
+    Only the product is limited: a block may spend its budget on steep features or on large ones.
 
     Args:
         dim: n.
@@ -99,15 +68,15 @@ class IResNet(nn.Module):
         self.biases = nn.ParameterList()
         for inputs, outputs in pairwise(sizes):
             weight = torch.randn(*stack, outputs, inputs, dtype=dtype, generator=generator)
-            # Unit spectral norm times 1.5: blocks start saturated, which trains faster than a start near the identity.
+            # Spectral norm 1.5 in each layer: a start at the Lipschitz bound trains faster than one near the identity.
             weight = 1.5 * weight / torch.linalg.matrix_norm(weight, 2)[..., None, None]
-            bias = torch.randn(*stack, outputs, dtype=dtype, generator=generator)
+            bias = torch.randn(*stack, 1, outputs, dtype=dtype, generator=generator)
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(bias if outputs == width else torch.zeros_like(bias)))
 
     def extra_repr(self) -> str:
         """Show the sizes and the certified bounds."""
-        lower, upper = (f"{float(bound.min()):.3g}" for bound in self._bounds())
+        lower, upper = (f"{float(bound.min()):.3g}" for bound in bilipschitz_bounds(self._exact_blocks()))
         members = "" if self.members is None else f"members={self.members}, "
         return (
             f"dim={self.dim}, blocks={self.blocks}, width={self.width}, {members}"
@@ -120,20 +89,12 @@ class IResNet(nn.Module):
         Raises:
             ValueError: if `x` has another shape or dtype than the network. The same holds for the methods below.
         """
-        points = self._points("x", x)
-        for block in self._blocks():
-            points = block.value(points)
-        return points.reshape(x.shape)
+        return evaluate(self._blocks(), self._points("x", x)).reshape(x.shape)
 
     def forward_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return phi(x) and the exact Jacobian D phi(x), (..., n, n), for x of shape (..., n) or (E, ..., n)."""
-        points = self._points("x", x)
-        first, *others = self._blocks()
-        points, jacobian = first.value_and_jacobian(points)
-        for block in others:
-            points, block_jacobian = block.value_and_jacobian(points)
-            jacobian = block_jacobian @ jacobian
-        return points.reshape(x.shape), jacobian.reshape(*x.shape, self.dim)
+        value, jacobian = evaluate_with_jacobian(self._blocks(), self._points("x", x))
+        return value.reshape(x.shape), jacobian.reshape(*x.shape, self.dim)
 
     def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return phi(x) and log|det D phi(x)|, (...), the sum of the blocks' exact log-determinants."""
@@ -163,9 +124,11 @@ class IResNet(nn.Module):
         Raises:
             InversionError: if `tol` was not reached for some z.
         """
-        solution = self.solve_inverse(z, tol=tol, near=near)
+        blocks = self._blocks()
+        solution = self._solve(blocks, z, tol, near, max_iterations=200)
         solution.raise_unless_converged()
-        return attach_gradient(self, solution.x.to(z.dtype), z)
+        x = attach_gradient(blocks, solution.x.to(z.dtype), self._points("z", z))
+        return x.reshape(z.shape)
 
     def solve_inverse(
         self, z: Tensor, *, tol: float = 1e-10, near: Tensor | None = None, max_iterations: int = 200
@@ -175,37 +138,21 @@ class IResNet(nn.Module):
         Args as for `inverse`; `max_iterations` bounds the iterations of each block. Nothing is raised where the
         tolerance is missed: the solution says so.
         """
-        _checks.positive("tol", tol)
         _checks.count("max_iterations", max_iterations)
-        data = self._points("z", _checks.finite("z", z))
-        if near is not None and near.shape != z.shape:
-            raise ValueError(f"near must have the shape of z, {tuple(z.shape)}, got {tuple(near.shape)}")
-        with torch.no_grad():
-            start = None if near is None else self._points("near", near).to(torch.float64)
-            solution = solve_blocks(
-                self._blocks(torch.float64),
-                data.to(torch.float64),
-                start,
-                bounds=self._bounds(),
-                tol=tol,
-                max_iterations=max_iterations,
-            )
-        return solution.reshape(z.shape)
+        return self._solve(self._blocks(), z, tol, near, max_iterations).reshape(z.shape)
 
     def lipschitz_bounds(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
         """Return certified bounds (lower, upper), a pair of floats or of (E,) tensors with members.
 
         For all a and b: lower |a - b| <= |phi(a) - phi(b)| <= upper |a - b|.
         """
-        lower, upper = self._bounds()
+        lower, upper = bilipschitz_bounds(self._exact_blocks())
         return (lower, upper) if self.members is not None else (float(lower), float(upper))
 
     def block_bounds(self) -> Tensor:
         """Return the product of the spectral norms of each block's effective weights, (K,) or (E, K): its Lip(f_k)."""
-        with torch.no_grad():
-            norms = [spectral_norm(weight.to(torch.float64)) for weight in self.effective_weights()]
-        product = torch.stack(norms).prod(dim=0)
-        return product[0] if self.members is None else product
+        bounds = block_bounds(self._exact_blocks())
+        return bounds[0] if self.members is None else bounds
 
     def effective_weights(self) -> list[Tensor]:
         """Return the three weight matrices of all blocks, (E, K, out, in), after the Lipschitz constraint."""
@@ -213,10 +160,6 @@ class IResNet(nn.Module):
         scale = (self.lipschitz / bound.clamp_min(torch.finfo(bound.dtype).tiny)).clamp_max(1.0)
         first, second, third = self.weights
         return [first, second, third * scale[..., None, None]]
-
-    def _bounds(self) -> tuple[Tensor, Tensor]:
-        block = self.block_bounds().reshape(-1, self.blocks)
-        return (1 - block).prod(-1), (1 + block).prod(-1)
 
     def _points(self, name: str, x: Tensor) -> Tensor:
         """Reshape to (E, B, n)."""
@@ -228,40 +171,23 @@ class IResNet(nn.Module):
             raise ValueError(f"{name} must have shape ({self.members}, ..., {self.dim}), got {tuple(x.shape)}")
         return x.reshape(self.members or 1, -1, self.dim)
 
-    def _blocks(self, dtype: torch.dtype | None = None) -> list["_Block"]:
-        """The blocks with their constrained weights (E, out, in) and biases (E, 1, out), ready to evaluate."""
-        weights = [weight.to(dtype or weight.dtype).unbind(1) for weight in self.effective_weights()]
-        biases = [bias.to(dtype or bias.dtype).unsqueeze(-2).unbind(1) for bias in self.biases]
-        layers = zip(zip(*weights, strict=True), zip(*biases, strict=True), strict=True)
-        return [_Block(list(w), list(b)) for w, b in layers]
+    def _blocks(self) -> list[Block]:
+        """The blocks with their constrained weights, ready to evaluate."""
+        weights = zip(*(weight.unbind(1) for weight in self.effective_weights()), strict=True)
+        biases = zip(*(bias.unbind(1) for bias in self.biases), strict=True)
+        return [Block(list(w), list(b)) for w, b in zip(weights, biases, strict=True)]
 
+    def _exact_blocks(self) -> list[Block]:
+        return [block.detached(torch.float64) for block in self._blocks()]
 
-@dataclass(frozen=True)
-class _Block:
-    """One block x + f(x) of every member: weights (E, out, in) and biases (E, 1, out) of its three layers."""
-
-    weights: list[Tensor]
-    biases: list[Tensor]
-
-    def value(self, x: Tensor) -> Tensor:
-        """Return x + f(x), (E, B, n)."""
-        hidden, _ = lipswish(torch.baddbmm(self.biases[0], x, self.weights[0].mT))
-        hidden, _ = lipswish(torch.baddbmm(self.biases[1], hidden, self.weights[1].mT))
-        return x + torch.baddbmm(self.biases[2], hidden, self.weights[2].mT)
-
-    def value_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x + f(x), (E, B, n), and its Jacobian, (E, B, n, n).
-
-        The derivative is carried forward with the value: the value and the n tangents pass each layer in one matrix
-        product, and the activation multiplies the tangents by its slope.
-        """
-        _, count, dim = x.shape
-        value = torch.baddbmm(self.biases[0], x, self.weights[0].mT)
-        tangents = self.weights[0].mT.unsqueeze(-2)  # (E, n, 1, width): the derivative of a layer is its weight
-        for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
-            value, slope = lipswish(value)
-            stacked = torch.cat([value.unsqueeze(1), slope.unsqueeze(1) * tangents], dim=1)
-            stacked = (stacked.flatten(1, 2) @ weight.mT).unflatten(1, (1 + dim, count))
-            value, tangents = stacked[:, 0] + bias, stacked[:, 1:]
-        identity = torch.eye(dim, dtype=x.dtype, device=x.device)
-        return x + value, identity + tangents.permute(0, 2, 3, 1)
+    def _solve(
+        self, blocks: list[Block], z: Tensor, tol: float, near: Tensor | None, max_iterations: int
+    ) -> InverseSolution:
+        _checks.positive("tol", tol)
+        data = self._points("z", _checks.finite("z", z)).detach()
+        if near is not None:
+            if near.shape != z.shape:
+                raise ValueError(f"near must have the shape of z, {tuple(z.shape)}, got {tuple(near.shape)}")
+            near = self._points("near", _checks.finite("near", near)).detach().to(torch.float64)
+        exact = [block.detached(torch.float64) for block in blocks]
+        return solve_blocks(exact, data.to(torch.float64), near, tol=tol, max_iterations=max_iterations)

@@ -13,6 +13,7 @@ from tqdm.auto import trange
 from invlib import _checks
 from invlib.losses import approximation_loss, divergence_loss, log_det_loss, reconstruction_loss
 from invlib.networks import IResNet
+from invlib.optimizers import SOAP
 from invlib.problems import LinearProblem
 
 Strategy = Literal["approximation", "reconstruction", "log_det", "divergence"]
@@ -51,16 +52,16 @@ def train(
     loss: Strategy,
     *,
     strength: float | Sequence[float] | None = None,
-    steps: int = 3000,
+    steps: int = 2000,
     batch_size: int = 256,
-    learning_rate: float = 3e-2,
+    learning_rate: float = 6e-2,
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> History:
     r"""Train `net` in place with one of the four strategies and return the history.
 
-    Adam with a short memory ($\beta_2 = 0.95$), 5 % warm-up and a cosine decay to zero: on a two-dimensional map
-    many small batches beat few large ones. Where the prior offers `transport`, the points are scrambled Sobol points,
+    The optimizer is SOAP with a short memory, 5 % warm-up and a cosine decay to zero; many small batches beat few large
+    ones. Where the prior offers `transport`, the points are scrambled Sobol points,
     shifted at random for each member; otherwise they come from `sample`.
 
     The approximation-type losses depend on the noise only through $E\|\varphi(x) - z\|^2 = E\|\varphi(x) - Hx\|^2 +
@@ -97,7 +98,7 @@ def train(
     batch_loss = _batch_loss(loss, net, problems, strengths)
     batches = _batches(prior, problems, net, batch_size, noisy=loss == "reconstruction", generator=generator)
 
-    optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate, betas=(0.9, 0.95), foreach=True)
+    optimizer = SOAP(net.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_up_and_cosine(step, steps))
     losses, rates = [], []
     start = time.perf_counter()
