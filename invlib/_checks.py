@@ -1,18 +1,22 @@
 """Checks of arguments: each raises a `ValueError` that names the argument, what it was and what was expected."""
 
 import math
+import numbers
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 def as_float64(name: str, value: object) -> Tensor:
-    """Return `value` (tensor, array or nested list) as a finite, detached float64 tensor."""
+    """Return a copy of `value` (tensor, array or nested list) as a finite float64 tensor."""
     try:
-        if isinstance(value, Tensor):
-            tensor = value.detach().to(torch.float64)
-        else:
-            tensor = torch.as_tensor(value, dtype=torch.float64)
+        if isinstance(value, (list, tuple)) and any(isinstance(entry, Tensor) for entry in value):
+            value = torch.stack([entry.detach() for entry in value])
+        tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+        if tensor.is_complex():
+            raise TypeError("complex entries")
+        tensor = tensor.to(torch.float64, copy=True)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} must be an array of real numbers, got {value!r}") from error
     return finite(name, tensor)
@@ -20,6 +24,8 @@ def as_float64(name: str, value: object) -> Tensor:
 
 def finite(name: str, tensor: Tensor) -> Tensor:
     """Return `tensor` if every entry is finite."""
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name} must be a torch tensor, got {type(tensor).__name__}")
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} must be finite, got {_first_bad(tensor)} among its entries")
     return tensor
@@ -60,9 +66,9 @@ def open_unit(name: str, value: object) -> float:
 
 def count(name: str, value: object, least: int = 1) -> int:
     """Return `value` if it is an integer >= `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-    return value
+    return int(value)
 
 
 def covariances(name: str, matrices: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ $p(x \mid z) = \sum_k r_k(z)\, N(x; m_k(z), C_k)$. Everything here follows from 
 """
 
 from dataclasses import dataclass
+from itertools import chain, combinations, islice
 
 import torch
 from torch import Tensor
@@ -49,16 +50,17 @@ def posterior_covariance(problem: LinearProblem, prior: GaussianMixture, z: Tens
 def map_estimate(problem: LinearProblem, prior: GaussianMixture, z: Tensor) -> Tensor:
     r"""Return the MAP estimate $\arg\max_x p(x \mid z)$, (..., n), for data z of shape (..., n).
 
-    The global mode, also where the posterior has several: all modes reached from the posterior components, their
-    pairwise products and the posterior mean are compared. Each start climbs by Newton's method where the
-    log-posterior is concave, and otherwise by the expectation-maximization step of a mixture, which never descends.
+    The global mode, also where the posterior has several: all modes reached from the posterior components, from the
+    products of up to n + 1 of them (where their ridges cross) and from the posterior mean are compared. Each start
+    climbs by Newton's method where the log-posterior is concave, and otherwise by the expectation-maximization step of
+    a mixture, which never descends.
 
     Raises:
         ValueError: if `z` is no finite (..., n) tensor, or lies outside the range of A*.
         ConvergenceError: if the best mode of some z was not reached to rounding accuracy.
     """
     posterior = _posterior(problem, prior, z)
-    starts = torch.cat([posterior.means, _pairwise_products(posterior), _mean(posterior)], dim=-2)
+    starts = torch.cat([posterior.means, _products(posterior), _mean(posterior)], dim=-2)
     points, reached = _climb(posterior, starts)
     best = _log_density(posterior, points).argmax(dim=-1, keepdim=True)
     if not bool(reached.gather(-1, best).all()):
@@ -74,12 +76,15 @@ def map_curvature(problem: LinearProblem, prior: GaussianMixture, x: Tensor) -> 
     Where it is at least c > 0 for every x, Corollary 1 holds: the divergence-trained map is a diffeomorphism whose
     inverse is the MAP estimator.
     """
+    _check_dimensions(problem, prior)
+    _checks.vectors("x", x, problem.dim)
     hessian = problem.normal_operator - problem.noise_std**2 * prior.hessian(x.to(torch.float64))
     return torch.linalg.eigvalsh(hessian)[..., 0].to(x.dtype)
 
 
 def measurement_distribution(problem: LinearProblem, prior: GaussianMixture) -> GaussianMixture:
     r"""Return the distribution of $y = A x + \eta$, the evidence of Lemma 1(b), as a mixture on R^m."""
+    _check_dimensions(problem, prior)
     a = problem.operator
     noise = problem.noise_std**2 * torch.eye(len(a), dtype=torch.float64)
     return GaussianMixture(prior.weights, prior.means @ a.mT, _symmetric(a @ prior.covariances @ a.mT + noise))
@@ -91,9 +96,12 @@ def data_distribution(problem: LinearProblem, prior: GaussianMixture) -> Gaussia
     Raises:
         ValueError: if A is not injective: then z has no density.
     """
+    _check_dimensions(problem, prior)
     if not problem.is_injective:
         raise ValueError(f"operator must be injective for z to have a density, got rank {problem.rank} < {prior.dim}")
     h = problem.normal_operator
+    if problem.singular_values[-1] < 1e-7 * problem.singular_values[0]:
+        raise ValueError("operator must have a condition number below 1e7, or H is singular to rounding accuracy")
     return GaussianMixture(
         prior.weights, prior.means @ h, _symmetric(h @ prior.covariances @ h + problem.noise_std**2 * h)
     )
@@ -119,8 +127,7 @@ def _posterior(problem: LinearProblem, prior: GaussianMixture, z: Tensor) -> _Mi
     $F V S (I + S^2)^{-1} U^* (y - A \mu) / \delta$: no term cancels another, however small the noise. Of y, only its
     part in the range of A is used, and that is a function of z.
     """
-    if prior.dim != problem.dim:
-        raise ValueError(f"prior must live on R^{problem.dim}, the domain of the operator, got dimension {prior.dim}")
+    _check_dimensions(problem, prior)
     _checks.vectors("z", z, problem.dim)
     z = z.to(torch.float64)
     _, singular, right = torch.linalg.svd(problem.operator, full_matrices=False)
@@ -144,16 +151,27 @@ def _posterior(problem: LinearProblem, prior: GaussianMixture, z: Tensor) -> _Mi
     return _Mixture(log_weights.exp(), log_weights, means, covariances, precisions, log_norms)
 
 
+def _check_dimensions(problem: LinearProblem, prior: GaussianMixture) -> None:
+    if prior.dim != problem.dim:
+        raise ValueError(f"prior must live on R^{problem.dim}, the domain of the operator, got dimension {prior.dim}")
+
+
 def _mean(posterior: _Mixture) -> Tensor:
     return torch.einsum("...k,...ki->...i", posterior.weights, posterior.means).unsqueeze(-2)
 
 
-def _pairwise_products(posterior: _Mixture) -> Tensor:
-    """The means of the products of two components, (..., pairs, n): modes can sit where two ridges cross."""
-    first, second = torch.triu_indices(*(2 * [len(posterior.precisions)]), offset=1)
+def _products(posterior: _Mixture) -> Tensor:
+    """The means of the products of up to n + 1 components, (..., S, n): modes can sit where ridges cross.
+
+    Subsets are taken by size; those beyond the first 128 are left out.
+    """
+    count, dim = posterior.means.shape[-2:]
+    subsets = chain.from_iterable(combinations(range(count), size) for size in range(2, dim + 2))
+    chosen = [[float(k in subset) for k in range(count)] for subset in islice(subsets, 128)]
+    indicator = torch.tensor(chosen, dtype=torch.float64).reshape(-1, count)
     pulls = torch.einsum("kij,...kj->...ki", posterior.precisions, posterior.means)
-    total = posterior.precisions[first] + posterior.precisions[second]
-    return _solve(total, pulls[..., first, :] + pulls[..., second, :])
+    total = torch.einsum("sk,kij->sij", indicator, posterior.precisions)
+    return _solve(total, torch.einsum("sk,...ki->...si", indicator, pulls))
 
 
 def _log_joint(posterior: _Mixture, x: Tensor) -> Tensor:
@@ -170,6 +188,7 @@ def _log_density(posterior: _Mixture, x: Tensor) -> Tensor:
 def _climb(posterior: _Mixture, x: Tensor, iterations: int = 500) -> tuple[Tensor, Tensor]:
     """Ascend from every start x, (..., S, n), to a mode; return the points and which of them have settled."""
     settled = torch.zeros(x.shape[:-1], dtype=torch.bool)
+    spread = posterior.covariances.diagonal(dim1=-2, dim2=-1).sum(-1).min().sqrt()
     for _ in range(iterations):
         responsibilities = torch.softmax(_log_joint(posterior, x), dim=-1)
         scores = torch.einsum("kij,...kj->...ki", posterior.precisions, posterior.means.unsqueeze(-3) - x.unsqueeze(-2))
@@ -185,7 +204,7 @@ def _climb(posterior: _Mixture, x: Tensor, iterations: int = 500) -> tuple[Tenso
         new = torch.where(take_newton.unsqueeze(-1), newton, climb)
         step = (new - x).norm(dim=-1)
         x = torch.where(settled.unsqueeze(-1), x, new)
-        settled = settled | (take_newton & (step <= 1e-9 * (1 + x.norm(dim=-1))))
+        settled = settled | (take_newton & (step <= 1e-9 * (spread + x.norm(dim=-1))))
         if bool(settled.all()):
             break
     return x, settled

@@ -28,9 +28,11 @@ def spectral_norm(weight: Tensor) -> Tensor:
     """
     rows, columns = weight.shape[-2:]
     with torch.no_grad():
-        gram = weight @ weight.mT if rows <= columns else weight.mT @ weight
+        scale = weight.abs().amax(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+        unit = weight / scale
+        gram = unit @ unit.mT if rows <= columns else unit.mT @ unit
         top = torch.linalg.eigh(gram).eigenvectors[..., -1:]
-        other = weight.mT @ top if rows <= columns else weight @ top
+        other = unit.mT @ top if rows <= columns else unit @ top
         other = other / other.norm(dim=-2, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
         left, right = (top, other) if rows <= columns else (other, top)
     return (left.mT @ weight @ right)[..., 0, 0]

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from invlib.blocks import Block, bilipschitz_bounds, evaluate, evaluate_with_jacobian
 
@@ -28,7 +27,7 @@ class InverseSolution:
         residual: (...), |phi(x) - z|, evaluated anew at x.
         iterations: (...), Newton evaluations over all blocks.
         converged: (...), residual <= tol max(1, |z|).
-        error_bound: (...), residual / lower: the distance to the exact inverse is certainly no larger.
+        error_bound: (...), (residual + its rounding error) / lower: the exact inverse is certainly no farther away.
         tol: the tolerance asked for.
     """
 
@@ -83,7 +82,11 @@ def solve_blocks(
         x, used = _solve_block(blocks[k], x, start, scale * tol / amplification, max_iterations)
         iterations += used
     residual = (evaluate(blocks, x) - z).norm(dim=-1)
-    return InverseSolution(x, residual, iterations, residual <= tol * scale, residual / lower.unsqueeze(-1), tol)
+    size = torch.maximum(scale, x.norm(dim=-1))
+    rounding = 16 * len(blocks) * torch.finfo(x.dtype).eps * size
+    return InverseSolution(
+        x, residual, iterations, residual <= tol * scale, (residual + rounding) / lower.unsqueeze(-1), tol
+    )
 
 
 def attach_gradient(blocks: Sequence[Block], x: Tensor, z: Tensor) -> Tensor:
@@ -110,8 +113,9 @@ class _DifferentiableOnce(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
+        if torch.is_grad_enabled():
+            raise RuntimeError("the inverse has first derivatives only: call backward without create_graph")
         return gradient
 
 

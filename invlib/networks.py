@@ -60,19 +60,19 @@ class IResNet(nn.Module):
         self.width = _checks.count("width", width)
         self.lipschitz = _checks.open_unit("lipschitz", lipschitz)
         self.members = members if members is None else _checks.count("members", members)
-        if dtype is not None and not dtype.is_floating_point:
-            raise ValueError(f"dtype must be a floating-point dtype, got {dtype}")
+        if dtype not in (None, torch.float32, torch.float64):
+            raise ValueError(f"dtype must be torch.float32, torch.float64 or None, got {dtype!r}")
         sizes = [dim, width, width, dim]
         stack = (members or 1, blocks)
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for inputs, outputs in pairwise(sizes):
+        for layer, (inputs, outputs) in enumerate(pairwise(sizes)):
             weight = torch.randn(*stack, outputs, inputs, dtype=dtype, generator=generator)
             # Spectral norm 1.5 in each layer: a start at the Lipschitz bound trains faster than one near the identity.
             weight = 1.5 * weight / torch.linalg.matrix_norm(weight, 2)[..., None, None]
             bias = torch.randn(*stack, 1, outputs, dtype=dtype, generator=generator)
             self.weights.append(nn.Parameter(weight))
-            self.biases.append(nn.Parameter(bias if outputs == width else torch.zeros_like(bias)))
+            self.biases.append(nn.Parameter(bias if layer < 2 else torch.zeros_like(bias)))
 
     def extra_repr(self) -> str:
         """Show the sizes and the certified bounds."""
@@ -186,6 +186,7 @@ class IResNet(nn.Module):
         _checks.positive("tol", tol)
         data = self._points("z", _checks.finite("z", z)).detach()
         if near is not None:
+            _checks.finite("near", near)
             if near.shape != z.shape:
                 raise ValueError(f"near must have the shape of z, {tuple(z.shape)}, got {tuple(near.shape)}")
             near = self._points("near", _checks.finite("near", near)).detach().to(torch.float64)

@@ -155,5 +155,7 @@ def two_bumps(centre: Sequence[float] = (0.8, 0.5), std: float = 0.59) -> Gaussi
         GaussianMixture(components=2, dim=2)
     """
     mean = _checks.as_float64("centre", centre)
+    if mean.ndim != 1:
+        raise ValueError(f"centre must have shape (n,), got {tuple(mean.shape)}")
     covariance = _checks.positive("std", std) ** 2 * torch.eye(len(mean), dtype=torch.float64)
     return GaussianMixture([0.5, 0.5], torch.stack([mean, -mean]), torch.stack([covariance, covariance]))

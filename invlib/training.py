@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import trange
@@ -87,6 +88,10 @@ def train(
     _checks.count("steps", steps)
     _checks.count("batch_size", batch_size)
     _checks.positive("learning_rate", learning_rate)
+    if not hasattr(prior, "sample"):
+        raise ValueError(f"prior must have a method sample(count, generator=...), got {prior!r}")
+    if getattr(prior, "dim", net.dim) != net.dim:
+        raise ValueError(f"prior must live on R^{net.dim}, the space of net, got {prior!r}")
     problems = _per_member("problem", problem, LinearProblem, net)
     if strength is None:
         strengths = [p.noise_std for p in problems]
@@ -103,7 +108,11 @@ def train(
     losses, rates = [], []
     start = time.perf_counter()
     for _ in trange(steps, desc=loss, disable=not progress):
-        value = batch_loss(*next(batches))
+        x, z = next(batches)
+        try:
+            value = batch_loss(x, z)
+        except torch.linalg.LinAlgError as error:  # the parameters are no longer finite
+            raise TrainingError(f"the {loss} loss could not be computed after {len(losses)} steps") from error
         if not bool(torch.isfinite(value).all()):
             raise TrainingError(f"the {loss} loss became {value.tolist()} after {len(losses)} steps")
         optimizer.zero_grad()
@@ -127,7 +136,7 @@ def _batch_loss(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of a batch, a scalar or (E,), with the constant that the exact average over the noise adds."""
     like = net.weights[0]
-    strength = torch.tensor(strengths).to(like)
+    strength = torch.tensor(strengths, dtype=like.dtype, device=like.device)
     noise = torch.stack([0.5 * p.noise_std**2 * p.normal_operator.trace() for p in problems]).to(like)
     if net.members is None:
         strength, noise = strength[0], noise[0]
@@ -166,6 +175,8 @@ def _batches(
             x, noise = draw(batch_size)
         else:
             x = torch.stack([prior.sample(batch_size, generator=generator) for _ in problems]).to(torch.float64)
+            if x.shape[1:] != (batch_size, net.dim) or not bool(torch.isfinite(x).all()):
+                raise ValueError(f"prior must return finite samples of shape {(batch_size, net.dim)}, got {x[0]}")
             noise = torch.randn(x.shape, dtype=torch.float64, generator=generator)
         z = x @ normal.mT
         if noisy:
@@ -195,7 +206,9 @@ def _quasi_random(
 def _per_member(name: str, value: object, kind: type | tuple[type, ...], net: IResNet) -> list:
     """Return a list with one entry per member from one entry or a sequence of them."""
     members = net.members or 1
-    values = [value] * members if isinstance(value, kind) else list(value)
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        value = value.tolist()
+    values = [value] * members if isinstance(value, kind) or not isinstance(value, Sequence) else list(value)
     if len(values) != members or not all(isinstance(v, kind) for v in values):
         raise ValueError(f"{name} must be one entry, or one for each of the {members} members, got {value!r}")
     return values

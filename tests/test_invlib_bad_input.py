@@ -1,0 +1,255 @@
+"""Bad input to any public name is a ValueError that names the argument; nothing else may leak out."""
+
+from collections.abc import Callable
+
+import numpy as np
+import oracles
+import pytest
+import torch
+
+import invlib
+from invlib import GaussianMixture, IResNet, LinearProblem
+from invlib.priors import two_bumps
+
+NAN, INF = float("nan"), float("inf")
+F64 = torch.float64
+EYE = torch.eye(2, dtype=F64)
+X = torch.zeros(4, 2, dtype=F64)
+PRIOR = GaussianMixture([1.0], [[0.0, 0.0]], EYE[None])
+PRIOR_1D = GaussianMixture([1.0], [[0.0]], [[[1.0]]])
+PRIOR_3D = GaussianMixture([1.0], [[0.0] * 3], torch.eye(3)[None])
+PROBLEM = LinearProblem(EYE, 0.5)
+PROBLEM_3D = LinearProblem(torch.eye(3), 0.5)
+NET = oracles.random_network(2, seed=0)
+ENSEMBLE = oracles.random_network(2, seed=0, members=3)
+XE = torch.zeros(3, 4, 2, dtype=F64)
+
+
+class Sampler:
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape
+
+    def sample(self, count: int, *, generator: torch.Generator | None = None) -> torch.Tensor:
+        return torch.zeros(*[count if size < 0 else size for size in self.shape])
+
+
+def train(net: object = NET, problem: object = PROBLEM, prior: object = PRIOR, **options: object) -> object:
+    options = {"loss": "divergence", "steps": 1, "batch_size": 4, "generator": oracles.generator(0), **options}
+    return invlib.train(net, problem, prior, **options)
+
+
+CASES: dict[str, tuple[str, Callable[[], object]]] = {
+    # GaussianMixture
+    "weights negative": ("weights", lambda: GaussianMixture([-0.5, 1.5], [[0.0], [1.0]], [[[1.0]]] * 2)),
+    "weights zero": ("weights", lambda: GaussianMixture([0.0, 1.0], [[0.0], [1.0]], [[[1.0]]] * 2)),
+    "weights sum": ("weights", lambda: GaussianMixture([0.5, 0.4], [[0.0], [1.0]], [[[1.0]]] * 2)),
+    "weights matrix": ("weights", lambda: GaussianMixture([[1.0]], [[0.0]], [[[1.0]]])),
+    "weights empty": ("weights", lambda: GaussianMixture([], [[0.0]], [[[1.0]]])),
+    "weights nan": ("weights", lambda: GaussianMixture([NAN], [[0.0]], [[[1.0]]])),
+    "weights text": ("weights", lambda: GaussianMixture("abc", [[0.0]], [[[1.0]]])),
+    "weights none": ("weights", lambda: GaussianMixture(None, [[0.0]], [[[1.0]]])),
+    "means flat": ("means", lambda: GaussianMixture([1.0], [0.0], [[[1.0]]])),
+    "means count": ("means", lambda: GaussianMixture([1.0], [[0.0], [1.0]], [[[1.0]]])),
+    "means no columns": ("means", lambda: GaussianMixture([1.0], [[]], [[[1.0]]])),
+    "means infinite": ("means", lambda: GaussianMixture([1.0], [[INF]], [[[1.0]]])),
+    "means ragged": ("means", lambda: GaussianMixture([0.5, 0.5], [[0.0], [1.0, 2.0]], [[[1.0]]] * 2)),
+    "means complex": ("means", lambda: GaussianMixture([1.0], torch.zeros(1, 1, dtype=torch.complex128), [[[1.0]]])),
+    "covariances shape": ("covariances", lambda: GaussianMixture([1.0], [[0.0, 0.0]], [[[1.0]]])),
+    "covariances flat": ("covariances", lambda: GaussianMixture([1.0], [[0.0]], [1.0])),
+    "covariances asymmetric": ("covariances", lambda: GaussianMixture([1.0], X[:1], [[[1.0, 0.5], [0.0, 1.0]]])),
+    "covariances indefinite": ("covariances", lambda: GaussianMixture([1.0], X[:1], [[[1.0, 2.0], [2.0, 1.0]]])),
+    "covariances singular": ("covariances", lambda: GaussianMixture([1.0], X[:1], [[[1.0, 0.0], [0.0, 0.0]]])),
+    "covariances nan": ("covariances", lambda: GaussianMixture([1.0], [[0.0]], [[[NAN]]])),
+    "sample zero": ("count", lambda: PRIOR.sample(0)),
+    "sample negative": ("count", lambda: PRIOR.sample(-1)),
+    "sample float": ("count", lambda: PRIOR.sample(2.5)),
+    "sample bool": ("count", lambda: PRIOR.sample(True)),
+    "transport columns": ("uniform", lambda: PRIOR.transport(torch.full((4, 2), 0.5))),
+    "transport zero": ("uniform", lambda: PRIOR.transport(torch.zeros(4, 3))),
+    "transport one": ("uniform", lambda: PRIOR.transport(torch.ones(4, 3))),
+    "transport nan": ("uniform", lambda: PRIOR.transport(torch.full((4, 3), NAN))),
+    **{
+        f"{method} {kind}": ("x", lambda method=method, bad=bad: getattr(PRIOR, method)(bad))
+        for method in ("log_prob", "score", "hessian")
+        for kind, bad in {
+            "columns": torch.zeros(4, 3),
+            "scalar": torch.tensor(0.0),
+            "integers": torch.zeros(4, 2, dtype=torch.long),
+            "list": [[0.0, 0.0]],
+            "array": np.zeros((4, 2)),
+            "nan": torch.full((4, 2), NAN),
+        }.items()
+    },
+    "two_bumps centre": ("centre", lambda: two_bumps("here")),
+    "two_bumps centre scalar": ("centre", lambda: two_bumps(0.8)),
+    "two_bumps centre matrix": ("centre", lambda: two_bumps([[0.8, 0.5]])),
+    "two_bumps std": ("std", lambda: two_bumps(std=0.0)),
+    # LinearProblem
+    "operator flat": ("operator", lambda: LinearProblem([1.0, 2.0], 0.1)),
+    "operator empty": ("operator", lambda: LinearProblem(torch.zeros(0, 2), 0.1)),
+    "operator nan": ("operator", lambda: LinearProblem([[NAN]], 0.1)),
+    "operator complex list": ("operator", lambda: LinearProblem([[1j]], 0.1)),
+    "operator complex tensor": ("operator", lambda: LinearProblem(torch.eye(2, dtype=torch.complex128), 0.1)),
+    "operator complex array": ("operator", lambda: LinearProblem(np.eye(2, dtype=complex), 0.1)),
+    "noise_std zero": ("noise_std", lambda: LinearProblem([[1.0]], 0.0)),
+    "noise_std negative": ("noise_std", lambda: LinearProblem([[1.0]], -1.0)),
+    "noise_std nan": ("noise_std", lambda: LinearProblem([[1.0]], NAN)),
+    "noise_std infinite": ("noise_std", lambda: LinearProblem([[1.0]], INF)),
+    "noise_std text": ("noise_std", lambda: LinearProblem([[1.0]], "small")),
+    "noise_std vector": ("noise_std", lambda: LinearProblem([[1.0]], [0.1, 0.2])),
+    "forward columns": ("x", lambda: PROBLEM.forward(torch.zeros(4, 3))),
+    "forward nan": ("x", lambda: PROBLEM.forward(torch.full((2,), NAN))),
+    "measure columns": ("x", lambda: PROBLEM.measure(torch.zeros(4, 3))),
+    "measure integers": ("x", lambda: PROBLEM.measure(torch.zeros(4, 2, dtype=torch.long))),
+    "normal_data columns": ("y", lambda: PROBLEM.normal_data(torch.zeros(4, 3))),
+    "normal_data list": ("y", lambda: PROBLEM.normal_data([0.0, 0.0])),
+    # bayes
+    **{
+        f"{estimator.__name__} {kind}": (name, lambda estimator=estimator, a=arguments: estimator(*a))
+        for estimator in (invlib.posterior_mean, invlib.posterior_covariance, invlib.map_estimate)
+        for kind, (name, *arguments) in {
+            "columns": ("z", PROBLEM, PRIOR, torch.zeros(4, 3)),
+            "nan": ("z", PROBLEM, PRIOR, torch.full((4, 2), NAN)),
+            "list": ("z", PROBLEM, PRIOR, [[0.0, 0.0]]),
+            "range": ("z", LinearProblem([[1.0, 0.0]], 0.5), PRIOR, torch.ones(4, 2)),
+            "prior dimension": ("prior", PROBLEM, PRIOR_3D, X),
+        }.items()
+    },
+    "map_curvature columns": ("x", lambda: invlib.map_curvature(PROBLEM, PRIOR, torch.zeros(4, 3))),
+    "map_curvature list": ("x", lambda: invlib.map_curvature(PROBLEM, PRIOR, [0.0, 0.0])),
+    "map_curvature integers": ("x", lambda: invlib.map_curvature(PROBLEM, PRIOR, torch.zeros(2, dtype=torch.long))),
+    "map_curvature prior dimension": ("prior", lambda: invlib.map_curvature(PROBLEM, PRIOR_1D, torch.zeros(4, 1))),
+    "measurement_distribution": ("prior", lambda: invlib.measurement_distribution(PROBLEM, PRIOR_3D)),
+    "data_distribution prior": ("prior", lambda: invlib.data_distribution(PROBLEM, PRIOR_3D)),
+    "data_distribution rank": ("operator", lambda: invlib.data_distribution(LinearProblem([[1.0, 0.0]], 0.5), PRIOR)),
+    # IResNet
+    "dim zero": ("dim", lambda: IResNet(0)),
+    "dim float": ("dim", lambda: IResNet(2.0)),
+    "blocks zero": ("blocks", lambda: IResNet(2, blocks=0)),
+    "width negative": ("width", lambda: IResNet(2, width=-3)),
+    "lipschitz one": ("lipschitz", lambda: IResNet(2, lipschitz=1.0)),
+    "lipschitz zero": ("lipschitz", lambda: IResNet(2, lipschitz=0.0)),
+    "lipschitz nan": ("lipschitz", lambda: IResNet(2, lipschitz=NAN)),
+    "lipschitz text": ("lipschitz", lambda: IResNet(2, lipschitz="large")),
+    "members zero": ("members", lambda: IResNet(2, members=0)),
+    "members float": ("members", lambda: IResNet(2, members=1.5)),
+    "dtype integer": ("dtype", lambda: IResNet(2, dtype=torch.int64)),
+    "dtype complex": ("dtype", lambda: IResNet(2, dtype=torch.complex64)),
+    "dtype half": ("dtype", lambda: IResNet(2, dtype=torch.float16)),
+    "dtype text": ("dtype", lambda: IResNet(2, dtype="float64")),
+    **{
+        f"{method} {kind}": (
+            "z" if "inverse" in method else "x",
+            lambda method=method, net=net, bad=bad: getattr(net, method)(bad),
+        )
+        for method in (
+            "forward",
+            "forward_and_jacobian",
+            "forward_and_log_det",
+            "forward_and_divergence",
+            "inverse",
+            "solve_inverse",
+        )
+        for kind, (net, bad) in {
+            "of wrong columns": (NET, torch.zeros(4, 3, dtype=F64)),
+            "of a scalar": (NET, torch.tensor(0.0, dtype=F64)),
+            "of wrong dtype": (NET, torch.zeros(4, 2)),
+            "of integers": (NET, torch.zeros(4, 2, dtype=torch.long)),
+            "of a list": (NET, [[0.0, 0.0]]),
+            "of wrong members": (ENSEMBLE, torch.zeros(2, 4, 2, dtype=F64)),
+            "without members": (ENSEMBLE, torch.zeros(2, dtype=F64)),
+        }.items()
+    },
+    "inverse nan": ("z", lambda: NET.inverse(torch.full((4, 2), NAN, dtype=F64))),
+    "inverse infinite": ("z", lambda: NET.inverse(torch.full((4, 2), INF, dtype=F64))),
+    "inverse tol zero": ("tol", lambda: NET.inverse(X, tol=0.0)),
+    "inverse tol nan": ("tol", lambda: NET.inverse(X, tol=NAN)),
+    "inverse near shape": ("near", lambda: NET.inverse(X, near=X[:1])),
+    "inverse near dtype": ("near", lambda: NET.inverse(X, near=X.float())),
+    "inverse near list": ("near", lambda: NET.inverse(X, near=X.tolist())),
+    "inverse near nan": ("near", lambda: NET.inverse(X, near=X * NAN)),
+    "solve_inverse max_iterations": ("max_iterations", lambda: NET.solve_inverse(X, max_iterations=0)),
+    # losses
+    **{
+        f"{loss.__name__} {kind}": (name, lambda loss=loss, a=arguments, s=strength: loss(*a, *s))
+        for loss, strength in (
+            (invlib.approximation_loss, ()),
+            (invlib.reconstruction_loss, ()),
+            (invlib.log_det_loss, (0.5,)),
+            (invlib.divergence_loss, (0.5,)),
+        )
+        for kind, (name, *arguments) in {
+            "pair": ("z", NET, X, X[:2]),
+            "dtype": ("[xz]", NET, X.float(), X.float()),
+            "mixed dtype": ("[xz]", NET, X, X.float()),
+            "columns": ("[xz]", NET, X[:, :1], X[:, :1]),
+            "list": ("[xz]", NET, X.tolist(), X.tolist()),
+            "members": ("[xz]", ENSEMBLE, XE[:2], XE[:2]),
+        }.items()
+    },
+    **{
+        f"{loss.__name__} strength {kind}": (
+            "strength",
+            lambda loss=loss, net=net, bad=bad: loss(net, X if net is NET else XE, X if net is NET else XE, bad),
+        )
+        for loss in (invlib.log_det_loss, invlib.divergence_loss)
+        for kind, (net, bad) in {
+            "zero": (NET, 0.0),
+            "negative": (NET, -0.5),
+            "nan": (NET, NAN),
+            "infinite": (NET, INF),
+            "text": (NET, "strong"),
+            "vector for one network": (NET, torch.tensor([0.1, 0.2])),
+            "one negative": (ENSEMBLE, torch.tensor([0.1, -0.2, 0.3])),
+            "two for three": (ENSEMBLE, torch.tensor([0.1, 0.2])),
+            "matrix": (ENSEMBLE, torch.full((3, 1), 0.1)),
+        }.items()
+    },
+    # train
+    "train loss": ("loss must be one of approximation", lambda: train(loss="mse")),
+    "train loss none": ("loss must be one of", lambda: train(loss=None)),
+    "train steps": ("steps", lambda: train(steps=0)),
+    "train steps float": ("steps", lambda: train(steps=1e3)),
+    "train batch_size": ("batch_size", lambda: train(batch_size=0)),
+    "train learning_rate": ("learning_rate", lambda: train(learning_rate=0.0)),
+    "train strength zero": ("strength", lambda: train(strength=0.0)),
+    "train strength nan": ("strength", lambda: train(strength=NAN)),
+    "train strength text": ("strength", lambda: train(strength="strong")),
+    "train strength length": ("strength", lambda: train(ENSEMBLE, strength=[0.1, 0.2])),
+    "train strength negative": ("strength", lambda: train(ENSEMBLE, strength=[0.1, 0.2, -0.3])),
+    "train strengths for one network": ("strength", lambda: train(strength=[0.1, 0.2])),
+    "train problem length": ("problem", lambda: train(ENSEMBLE, [PROBLEM] * 2)),
+    "train problem kind": ("problem", lambda: train(ENSEMBLE, [PROBLEM, PROBLEM, EYE])),
+    "train problem tensor": ("problem", lambda: train(problem=EYE)),
+    "train problem none": ("problem", lambda: train(problem=None)),
+    "train problem dimension": ("problem", lambda: train(problem=PROBLEM_3D)),
+    "train prior dimension": ("prior", lambda: train(prior=PRIOR_3D)),
+    "train prior without sample": ("prior", lambda: train(prior=torch.zeros(4, 2))),
+    "train sample columns": ("prior", lambda: train(prior=Sampler(-1, 3))),
+    "train sample flat": ("prior", lambda: train(prior=Sampler(-1))),
+    "train sample count": ("prior", lambda: train(prior=Sampler(7, 2))),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_raises_a_value_error_that_names_the_argument(case):
+    name, call = CASES[case]
+    with pytest.raises(ValueError, match=rf"^{name}\b"):
+        call()
+
+
+@pytest.mark.parametrize("count", [np.int64(5), np.int32(5)])
+def test_integers_of_numpy_are_integers(count):
+    assert PRIOR.sample(count, generator=oracles.generator(0)).shape == (5, 2)
+    assert IResNet(2, blocks=np.int64(2), width=count).blocks == 2
+
+
+def test_an_injective_but_badly_conditioned_operator_never_blames_the_covariances():
+    """H squares the condition number: either the density of z exists or the operator is named."""
+    problem = LinearProblem(np.diag([1.0, 1e-12]), 1e-3)
+    message = "operator"
+    try:
+        invlib.data_distribution(problem, PRIOR)
+    except ValueError as error:
+        message = str(error)
+    assert message.startswith("operator")

@@ -1,0 +1,491 @@
+"""Tests of `invlib.networks`: certified bounds, exact Jacobians and the member axis, against plain formulas."""
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from invlib import IResNet
+from invlib.blocks import smooth_abs, spectral_norm
+
+DTYPES = [torch.float32, torch.float64]
+
+
+def numpy_block_products(net: IResNet) -> np.ndarray:
+    """The product of the three spectral norms of every block, (E, K), by numpy's singular values in float64."""
+    products = 1.0
+    for weight in net.effective_weights():
+        products = products * np.linalg.svd(weight.detach().double().numpy(), compute_uv=False)[..., 0]
+    return products
+
+
+# Activation
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_activation_slope_never_exceeds_one(dtype):
+    arguments = torch.cat([torch.linspace(-50, 50, 1_000_001), torch.logspace(-10, 15, 100_001)])
+    _, slope = smooth_abs(arguments.to(dtype))
+    assert slope.abs().max().item() <= 1
+
+
+def test_activation_value_and_slope_agree_with_the_formula_and_its_derivative():
+    u = torch.linspace(-30, 30, 2001, dtype=torch.float64)
+    value, slope = smooth_abs(u)
+    torch.testing.assert_close(value, oracles.activation(u), rtol=1e-13, atol=1e-15)
+    derivative = torch.func.vmap(torch.func.grad(oracles.activation))(u)
+    torch.testing.assert_close(slope, derivative, rtol=1e-12, atol=1e-14)
+    step = 1e-5
+    difference = (smooth_abs(u + step)[0] - smooth_abs(u - step)[0]) / (2 * step)
+    torch.testing.assert_close(slope, difference, rtol=1e-8, atol=1e-9)
+
+
+def test_activation_slope_is_what_autograd_derives_from_its_value_also_twice():
+    """The carried Jacobian uses the slope, gradients of the value use autograd: they must be one function."""
+    u = torch.linspace(-30, 30, 2001, dtype=torch.float64, requires_grad=True)
+    value, slope = smooth_abs(u)
+    (first,) = torch.autograd.grad(value.sum(), u, create_graph=True)
+    torch.testing.assert_close(first, slope, rtol=1e-12, atol=1e-14)
+    (second,) = torch.autograd.grad(slope.sum(), u)
+    expected = torch.func.vmap(torch.func.grad(torch.func.grad(oracles.activation)))(u.detach())
+    torch.testing.assert_close(second, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_activation_is_c1_its_slope_has_no_jump():
+    """The second derivative is at most 2, at 0: neighbouring slopes differ by at most twice the step, nowhere more."""
+    u = torch.linspace(-30, 30, 600_001, dtype=torch.float64)
+    _, slope = smooth_abs(u)
+    assert slope.diff().abs().max().item() <= 2e-4 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("u", [-1e15, -1e4, -100.0, 0.0, 100.0, 1e4, 1e15])
+def test_activation_of_extreme_arguments_and_its_gradient_are_finite_and_right(u, dtype):
+    argument = torch.tensor(u, dtype=dtype, requires_grad=True)
+    value, slope = smooth_abs(argument)
+    (gradient,) = torch.autograd.grad(value, argument)
+    assert value.item() == pytest.approx(oracles.activation(u), rel=1e-6, abs=1e-30)
+    assert slope.item() == pytest.approx(np.sign(u), rel=2e-5, abs=1e-30)
+    assert gradient.item() == pytest.approx(np.sign(u), rel=2e-5, abs=1e-30)
+
+
+# Spectral norm
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (2, 2), (2, 9), (9, 2), (5, 5), (64, 3), (3, 64), (64, 64)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
+def test_spectral_norm_is_the_largest_singular_value(shape, dtype, tolerance):
+    weight = oracles.randn(4, 3, *shape, seed=1, dtype=dtype)
+    expected = np.linalg.svd(weight.double().numpy(), compute_uv=False)[..., 0]
+    np.testing.assert_allclose(spectral_norm(weight).numpy(), expected, rtol=tolerance)
+
+
+def matrix_with_singular_values(values: list[float], rows: int, columns: int, seed: int) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    u, v = np.linalg.qr(rng.normal(size=(rows, rows)))[0], np.linalg.qr(rng.normal(size=(columns, columns)))[0]
+    count = len(values)
+    return torch.from_numpy(u[:, :count] @ np.diag(values) @ v[:, :count].T)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[2.0, 2.0, 2.0], [2.0, 2.0, 1.0], [2.0, 2.0 - 1e-9, 1.0], [3.0, 0.0, 0.0], [1e-8, 1e-8, 0.0]],
+)
+def test_spectral_norm_with_repeated_or_vanishing_singular_values(values):
+    """The value is right, and the gradient is a finite subgradient: unit nuclear norm, <G, W> = |W|."""
+    weight = matrix_with_singular_values(values, 5, 3, seed=2).requires_grad_()
+    norm = spectral_norm(weight)
+    assert norm.item() == pytest.approx(max(values), rel=1e-12)
+    (gradient,) = torch.autograd.grad(norm, weight)
+    assert (gradient * weight).sum().item() == pytest.approx(max(values), rel=1e-12)
+    assert float(torch.linalg.svdvals(gradient).sum()) == pytest.approx(1, rel=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 5), (5, 2), (1, 1)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_spectral_norm_of_zero_is_zero_with_a_finite_gradient(shape, dtype):
+    weight = torch.zeros(2, *shape, dtype=dtype, requires_grad=True)
+    norm = spectral_norm(weight)
+    assert norm.tolist() == [0.0, 0.0]
+    (gradient,) = torch.autograd.grad(norm.sum(), weight)
+    assert bool(torch.isfinite(gradient).all())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [
+        *((torch.float32, scale) for scale in (1e-25, 1e-15, 1e15, 1e25)),
+        *((torch.float64, scale) for scale in (1e-200, 1e200)),
+    ],
+)
+@pytest.mark.parametrize("shape", [(5, 4), (4, 5), (2, 2)])
+def test_spectral_norm_is_homogeneous_even_where_squares_leave_the_floating_point_range(dtype, scale, shape):
+    weight = oracles.randn(*shape, seed=3, dtype=dtype)
+    expected = float(np.linalg.svd(weight.double().numpy(), compute_uv=False)[0])
+    assert float(spectral_norm(weight * scale)) / scale == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 6), (6, 2), (1, 4)])
+def test_gradient_of_spectral_norm_equals_finite_differences(shape):
+    """Of a weighted sum over a stack, in random directions; the top singular values are simple."""
+    weight = oracles.randn(4, *shape, seed=4).requires_grad_()
+    factors = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((factors * spectral_norm(weight)).sum(), weight)
+    for seed in range(5):
+        direction = oracles.randn(4, *shape, seed=10 + seed)
+        slope = oracles.directional_difference(
+            lambda: (factors * torch.linalg.svdvals(weight)[..., 0]).sum(), weight, direction, 1e-6
+        )
+        assert (gradient * direction).sum().item() == pytest.approx(float(slope), rel=1e-7, abs=1e-8)
+
+
+# Certified bounds
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("lipschitz", [0.5, 0.97, 0.99])
+@pytest.mark.parametrize("gain", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize(("dim", "width"), [(1, 4), (2, 32), (3, 2), (5, 64)])
+def test_every_block_obeys_its_lipschitz_bound_by_numpys_singular_values(dim, width, gain, lipschitz, dtype):
+    net = oracles.random_network(
+        dim, seed=5, width=width, lipschitz=lipschitz, gain=gain, dtype=dtype, members=2, blocks=4
+    )
+    products = numpy_block_products(net)
+    assert products.max() <= lipschitz * (1 + 1e-6)
+    np.testing.assert_allclose(net.block_bounds().numpy(), products, rtol=1e-12)
+    if gain >= 1:  # the budget is used, not wasted
+        assert products.min() >= lipschitz * (1 - 1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("learning_rate", [0.3, 30.0])
+def test_every_block_obeys_its_lipschitz_bound_after_wild_training_steps(learning_rate, dtype):
+    """No update call, no buffer: the bound holds after every step, in the state in which the network is used."""
+    net = oracles.random_network(2, seed=6, members=3, dtype=dtype)
+    optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
+    x = oracles.randn(3, 20, 2, seed=7, dtype=dtype)
+    for _ in range(10):
+        optimizer.zero_grad()
+        (net(x) - 10 * x).square().sum().backward()
+        optimizer.step()
+        assert numpy_block_products(net).max() <= net.lipschitz * (1 + 1e-6)
+
+
+def test_weights_below_the_bound_are_left_alone():
+    net = oracles.random_network(2, seed=8, gain=0.01)
+    for effective, weight in zip(net.effective_weights(), net.weights, strict=True):
+        assert torch.equal(effective, weight)
+
+
+def test_only_the_product_of_the_norms_matters_and_the_last_layer_is_scaled():
+    net = oracles.random_network(2, seed=9, gain=2.0)
+    first, second, third = net.effective_weights()
+    assert torch.equal(first, net.weights[0])
+    assert torch.equal(second, net.weights[1])
+    ratio = third / net.weights[2]
+    torch.testing.assert_close(ratio, ratio[..., :1, :1].expand_as(ratio))
+
+
+@pytest.mark.parametrize("members", [None, 3])
+def test_lipschitz_bounds_are_the_products_over_the_blocks(members):
+    net = oracles.random_network(2, seed=10, members=members)
+    products = numpy_block_products(net)
+    lower, upper = net.lipschitz_bounds()
+    if members is None:
+        assert isinstance(lower, float)
+        assert isinstance(upper, float)
+        lower, upper = [lower], [upper]
+    np.testing.assert_allclose(lower, (1 - products).prod(-1), rtol=1e-9)
+    np.testing.assert_allclose(upper, (1 + products).prod(-1), rtol=1e-9)
+
+
+@pytest.mark.parametrize("lipschitz", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize("distance", [1e-6, 1e-2, 1.0, 100.0])
+def test_lipschitz_bounds_hold_on_random_pairs(lipschitz, distance):
+    net = oracles.random_network(3, seed=11, lipschitz=lipschitz, gain=5.0)
+    a = 3 * oracles.randn(2000, 3, seed=12)
+    b = a + distance * oracles.randn(2000, 3, seed=13)
+    ratio = (net(a) - net(b)).detach().norm(dim=-1) / (a - b).norm(dim=-1)
+    lower, upper = net.lipschitz_bounds()
+    slack = 1e-14 / distance * 1e3  # rounding of values of size 10 or so
+    assert lower * (1 - slack) - slack <= float(ratio.min())
+    assert float(ratio.max()) <= upper * (1 + slack) + slack
+
+
+@pytest.mark.parametrize("lipschitz", [0.9, 0.99])
+def test_lipschitz_bounds_hold_on_tiny_pairs_along_the_worst_singular_directions(lipschitz):
+    """The most adverse pairs: where and along which the Jacobian stretches most and least, found by search."""
+    net = oracles.random_network(2, seed=14, lipschitz=lipschitz, gain=5.0, blocks=2, width=4)
+    lower, upper = net.lipschitz_bounds()
+    points = torch.from_numpy(oracles.grid(2, 6.0, 101))
+    _, values, directions = torch.linalg.svd(oracles.plain_jacobians(net, points))
+    for index, column in ((int(values[:, 0].argmax()), 0), (int(values[:, 1].argmin()), 1)):
+        a, direction = points[index], directions[index, column]
+        for distance in (1e-5, 1e-3):
+            ratio = (net(a + distance * direction) - net(a - distance * direction)).norm().item() / (2 * distance)
+            assert lower - 1e-9 <= ratio <= upper + 1e-9
+    assert float(values[:, 0].max()) > 1.1  # the search has found real stretching
+    assert float(values[:, 1].min()) < 0.9
+
+
+def test_upper_bound_is_nearly_attained_by_a_steep_block():
+    """In 1-D with large biases the activations are linear: the slope reaches 1 + L, the bound is no fantasy."""
+    net = IResNet(1, blocks=1, width=1, lipschitz=0.9, dtype=torch.float64, generator=oracles.generator(0))
+    with torch.no_grad():
+        for weight in net.weights:
+            weight.fill_(1.0)
+        for bias in net.biases:
+            bias.fill_(1e9)
+    _, jacobian = net.forward_and_jacobian(torch.zeros(1, 1, dtype=torch.float64))
+    assert jacobian.item() == pytest.approx(1.9, rel=1e-12)
+    assert net.lipschitz_bounds()[1] == pytest.approx(1.9, rel=1e-12)
+
+
+# Values and Jacobians
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 5])
+@pytest.mark.parametrize("gain", [0.5, 3.0])
+def test_forward_equals_the_plain_network(dim, gain):
+    net = oracles.random_network(dim, seed=15, gain=gain)
+    x = oracles.randn(20, dim, seed=16)
+    parameters = list(net.parameters())
+    expected = torch.stack([oracles.plain_network(parameters, point, net.lipschitz) for point in x])
+    torch.testing.assert_close(net(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 5])
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_jacobian_log_det_and_divergence_equal_those_of_torch_func(dim, blocks):
+    net = oracles.random_network(dim, seed=17, blocks=blocks, gain=2.0)
+    x = oracles.randn(20, dim, seed=18)
+    expected = oracles.plain_jacobians(net, x)
+    value, jacobian = net.forward_and_jacobian(x)
+    torch.testing.assert_close(jacobian, expected, rtol=1e-11, atol=1e-11)
+    value_too, log_det = net.forward_and_log_det(x)
+    torch.testing.assert_close(log_det, torch.linalg.slogdet(expected).logabsdet, rtol=1e-10, atol=1e-10)
+    value_three, divergence = net.forward_and_divergence(x)
+    torch.testing.assert_close(divergence, torch.einsum("bii->b", expected), rtol=1e-11, atol=1e-11)
+    for other in (value, value_too, value_three):
+        torch.testing.assert_close(other, net(x), rtol=1e-13, atol=1e-13)
+
+
+def test_determinant_is_positive_everywhere():
+    """A homotopy to the identity: the sign that log|det| drops is +1."""
+    net = oracles.random_network(3, seed=19, lipschitz=0.99, gain=5.0)
+    jacobian = oracles.plain_jacobians(net, 4 * oracles.randn(200, 3, seed=20))
+    assert float(torch.linalg.det(jacobian).min()) > 0
+
+
+@pytest.mark.parametrize("quantity", ["value", "jacobian", "log_det", "divergence"])
+def test_gradients_of_weighted_sums_in_all_parameters_and_in_x_equal_torch_func(quantity):
+    """Random weights per point: a surrogate that is right only for the plain mean fails here."""
+    net = oracles.random_network(2, seed=21, gain=2.0, width=5)
+    x = oracles.randn(6, 2, seed=22).requires_grad_()
+    size = {"value": (6, 2), "jacobian": (6, 2, 2), "log_det": (6,), "divergence": (6,)}[quantity]
+    factors = oracles.randn(*size, seed=23)
+    ours = net(x) if quantity == "value" else getattr(net, f"forward_and_{quantity}")(x)[1]
+    gradients = torch.autograd.grad((factors * ours).sum(), [*net.parameters(), x], allow_unused=True)
+
+    def plain(parameters: tuple, points: torch.Tensor) -> torch.Tensor:
+        def at(point: torch.Tensor) -> torch.Tensor:
+            return oracles.plain_network(parameters, point, net.lipschitz)
+
+        if quantity == "value":
+            return (factors * torch.func.vmap(at)(points)).sum()
+        jacobian = torch.func.vmap(torch.func.jacrev(at))(points)
+        if quantity == "log_det":
+            return (factors * torch.linalg.slogdet(jacobian).logabsdet).sum()
+        if quantity == "divergence":
+            return (factors * torch.einsum("bii->b", jacobian)).sum()
+        return (factors * jacobian).sum()
+
+    detached = tuple(parameter.detach() for parameter in net.parameters())
+    expected, expected_x = torch.func.grad(plain, argnums=(0, 1))(detached, x.detach())
+    for gradient, reference in zip(gradients, (*expected, expected_x), strict=True):
+        ours = torch.zeros_like(reference) if gradient is None else gradient
+        torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-9)
+
+
+def test_gradient_of_a_weighted_log_det_equals_finite_differences():
+    net = oracles.random_network(3, seed=24, gain=2.0)
+    x, factors = oracles.randn(10, 3, seed=25), oracles.randn(10, seed=26)
+
+    def weighted() -> torch.Tensor:
+        return (factors * net.forward_and_log_det(x)[1]).sum()
+
+    gradients = torch.autograd.grad(weighted(), list(net.parameters()), allow_unused=True)
+    for index, (parameter, gradient) in enumerate(zip(net.parameters(), gradients, strict=True)):
+        direction = oracles.randn(*parameter.shape, seed=27 + index)
+        slope = float(oracles.directional_difference(weighted, parameter, direction, 1e-5))
+        ours = 0.0 if gradient is None else float((gradient * direction).sum())
+        assert ours == pytest.approx(slope, rel=1e-6, abs=1e-7)
+
+
+def test_log_det_of_the_inverse_is_minus_the_log_det_at_x():
+    """Against the determinant of a finite-difference Jacobian of the inverse at z."""
+    net = oracles.random_network(2, seed=28, gain=2.0)
+    z, step = oracles.randn(10, 2, seed=29), 1e-5
+    x = net.inverse(z).detach()
+    columns = [
+        (net.inverse(z + step * e) - net.inverse(z - step * e)).detach() / (2 * step)
+        for e in torch.eye(2, dtype=torch.float64)
+    ]
+    inverse_log_det = torch.linalg.slogdet(torch.stack(columns, dim=-1)).logabsdet
+    torch.testing.assert_close(inverse_log_det, -net.forward_and_log_det(x)[1], rtol=1e-6, atol=1e-7)
+    at_z = net.forward_and_log_det(z)[1]  # negative control: evaluated at z it is something else
+    assert (inverse_log_det + at_z).abs().max().item() > 1e-2
+
+
+# Members
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_an_ensemble_equals_the_loop_over_its_single_networks(members):
+    net = oracles.random_network(2, seed=30, members=members, gain=2.0)
+    x = oracles.randn(members, 15, 2, seed=31)
+    singles = [oracles.member(net, e) for e in range(members)]
+    for method in ("forward", "forward_and_jacobian", "forward_and_log_det", "forward_and_divergence"):
+        together = getattr(net, method)(x)
+        together = together if isinstance(together, tuple) else (together,)
+        for e, single in enumerate(singles):
+            alone = getattr(single, method)(x[e])
+            alone = alone if isinstance(alone, tuple) else (alone,)
+            for ours, theirs in zip(together, alone, strict=True):
+                torch.testing.assert_close(ours[e], theirs, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(
+        net.lipschitz_bounds(), zip(*[s.lipschitz_bounds() for s in singles], strict=True), strict=True
+    ):
+        np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-12)
+
+
+def test_members_do_not_see_each_other():
+    net = oracles.random_network(2, seed=32, members=3)
+    x = oracles.randn(3, 5, 2, seed=33)
+    before = net(x).detach().clone()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter[1].normal_(generator=oracles.generator(34))
+    after = net(x).detach()
+    assert torch.equal(before[[0, 2]], after[[0, 2]])
+    assert not torch.equal(before[1], after[1])
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    dim=st.integers(1, 5),
+    blocks=st.integers(1, 4),
+    width=st.integers(1, 9),
+    members=st.integers(1, 4),
+    lipschitz=st.floats(0.05, 0.99),
+    gain=st.floats(0.1, 10.0),
+    seed=st.integers(0, 2**31 - 2),
+)
+def test_property_ensemble_equals_the_plain_single_networks(dim, blocks, width, members, lipschitz, gain, seed):
+    net = oracles.random_network(
+        dim, blocks=blocks, width=width, members=members, lipschitz=lipschitz, gain=gain, seed=seed
+    )
+    x = 2 * oracles.randn(members, 4, dim, seed=seed)
+    value, jacobian = net.forward_and_jacobian(x)
+    log_det = net.forward_and_log_det(x)[1]
+    assert numpy_block_products(net).max() <= lipschitz * (1 + 1e-6)
+    for e in range(members):
+        single = oracles.member(net, e)
+        parameters = list(single.parameters())
+        expected = torch.stack([oracles.plain_network(parameters, point, lipschitz) for point in x[e]])
+        expected_jacobian = oracles.plain_jacobians(single, x[e])
+        torch.testing.assert_close(value[e], expected, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(jacobian[e], expected_jacobian, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(log_det[e], torch.linalg.slogdet(expected_jacobian).logabsdet, rtol=1e-8, atol=1e-8)
+
+
+# The module
+
+
+def test_train_and_eval_make_no_difference_and_evaluation_changes_nothing():
+    net = oracles.random_network(2, seed=35, members=2)
+    assert list(net.buffers()) == []
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    x = oracles.randn(2, 10, 2, seed=36)
+    results = []
+    for _ in range(2):
+        for mode in (True, False):
+            net.train(mode)
+            results.append(
+                [
+                    net(x),
+                    *net.forward_and_log_det(x),
+                    net.forward_and_jacobian(x)[1],
+                    net.inverse(x),
+                    *net.lipschitz_bounds(),
+                ]
+            )
+    for other in results[1:]:
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(results[0], other, strict=True))
+    assert net.state_dict().keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+
+
+def test_state_dict_reproduces_the_network():
+    net, other = oracles.random_network(2, seed=37), oracles.random_network(2, seed=38)
+    x = oracles.randn(10, 2, seed=39)
+    assert not torch.equal(net(x), other(x))
+    other.load_state_dict(net.state_dict())
+    assert torch.equal(net(x), other(x))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("members", "shape"), [(None, ()), (None, (7,)), (None, (3, 4)), (None, (0,))])
+def test_leading_dimensions_are_kept_by_a_single_network(members, shape, dtype):
+    net = oracles.random_network(3, seed=40, dtype=dtype)
+    x = oracles.randn(*shape, 3, seed=41, dtype=dtype)
+    value, jacobian = net.forward_and_jacobian(x)
+    _, log_det = net.forward_and_log_det(x)
+    assert (net(x).shape, value.shape) == ((*shape, 3), (*shape, 3))
+    assert (jacobian.shape, log_det.shape) == ((*shape, 3, 3), shape)
+    assert {value.dtype, jacobian.dtype, log_det.dtype} == {dtype}
+    if x.numel():
+        point, where = x.reshape(-1, 3)[-1], (-1,) * len(shape)
+        torch.testing.assert_close(value[where], net(point))
+        torch.testing.assert_close(jacobian[where], net.forward_and_jacobian(point)[1])
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 5), (2, 3, 4), (2, 0)])
+def test_leading_dimensions_are_kept_by_an_ensemble(shape):
+    net = oracles.random_network(3, seed=42, members=2)
+    x = oracles.randn(*shape, 3, seed=43)
+    value, jacobian = net.forward_and_jacobian(x)
+    assert (value.shape, jacobian.shape) == ((*shape, 3), (*shape, 3, 3))
+    for e in range(2):
+        single = oracles.member(net, e)
+        torch.testing.assert_close(value[e], single(x[e]))
+        torch.testing.assert_close(jacobian[e], single.forward_and_jacobian(x[e])[1])
+
+
+def test_initial_weights_are_determined_by_the_generator_alone():
+    state = torch.get_rng_state()
+    first, second = (IResNet(2, members=2, generator=oracles.generator(1)) for _ in range(2))
+    other = IResNet(2, members=2, generator=oracles.generator(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    for a, b, c in zip(first.parameters(), second.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert not a.any() or not torch.equal(a, c)
+
+
+def test_dtype_follows_torchs_default_or_the_argument():
+    assert {p.dtype for p in IResNet(2).parameters()} == {torch.float32}
+    assert {p.dtype for p in IResNet(2, dtype=torch.float64).parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize(("dim", "width"), [(2, 8), (2, 2), (3, 3), (1, 1)])
+def test_last_biases_start_at_zero_also_where_the_width_equals_the_dimension(dim, width):
+    assert not IResNet(dim, width=width, generator=oracles.generator(0)).biases[2].any()
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_repr_shows_sizes_and_certified_bounds(members):
+    net = IResNet(2, blocks=1, width=4, lipschitz=0.9, members=members, generator=oracles.generator(0))
+    text = f"dim=2, blocks=1, width=4, {'' if members is None else 'members=2, '}lipschitz=0.9, bounds=(0.1, 1.9)"
+    assert text in repr(net)
