@@ -1,11 +1,15 @@
 """Drawing for two-dimensional chapters: deformed grids, level lines, arrows, and one colour for each estimator."""
 
+import io
 from collections.abc import Callable, Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
+import PIL.Image
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from invlib import _checks
@@ -126,6 +130,19 @@ def draw_points(axes: Axes, points: Tensor, *, color: str, hollow: bool = False,
     axes.scatter(
         *points.detach().numpy().T, s=16, facecolor=face, edgecolor=color, linewidth=1.0, zorder=5, label=label
     )
+
+
+def show(figure: Figure, colours: int = 128) -> None:
+    """Show a figure in a notebook with a palette of `colours`: many thin lines make a large file otherwise."""
+    from IPython.display import Image, display  # only where there is a notebook
+
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png")
+    plt.close(figure)
+    picture = PIL.Image.open(full).convert("RGB")
+    picture = picture.quantize(colours, method=PIL.Image.Quantize.MEDIANCUT, dither=PIL.Image.Dither.NONE)
+    picture.save(small, format="png", optimize=True)
+    display(Image(data=small.getvalue()))
 
 
 def square_axes(axes: Axes, extent: Extent, title: str = "") -> None:

@@ -107,7 +107,8 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_up_and_cosine(step, steps))
     losses, rates = [], []
     start = time.perf_counter()
-    for _ in trange(steps, desc=loss, disable=not progress):
+    bar = trange(steps, desc=loss) if progress else range(steps)  # tqdm's own settings can still turn the bar off
+    for _ in bar:
         x, z = next(batches)
         try:
             value = batch_loss(x, z)

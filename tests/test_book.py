@@ -201,3 +201,11 @@ def test_requirements_are_pinned() -> None:
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     packages = [line for line in lines if line.strip() and not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in packages)
+
+
+def test_the_example_on_the_first_page_runs() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (BOOK / "index.md").read_text(encoding="utf-8"), flags=re.S)
+    assert "progress=True" in code
+    variables: dict[str, object] = {}
+    exec(code.replace("progress=True", "steps=3"), variables)
+    assert variables["net"].inverse(variables["z"]).shape == (5, 2)

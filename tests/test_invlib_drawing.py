@@ -1,0 +1,118 @@
+"""Tests of invlib.drawing: what is drawn is what was given."""
+
+import io
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+import invlib
+from invlib import drawing
+
+EXTENT = (-1.0, 2.0, -0.5, 0.5)
+
+
+@pytest.fixture
+def axes():
+    figure, axes = plt.subplots()
+    yield axes
+    plt.close(figure)
+
+
+def test_grid_lines_lie_at_the_multiples_of_the_spacing():
+    lines = drawing.grid_lines(EXTENT, spacing=0.5, points=11)
+    assert lines.shape == (7 + 3, 11, 2)
+    assert lines.dtype == torch.float64
+    torch.testing.assert_close(lines[:7, :, 0], torch.arange(-1, 2.1, 0.5).double()[:, None].expand(7, 11))
+    torch.testing.assert_close(lines[7:, :, 1], torch.tensor([-0.5, 0.0, 0.5]).double()[:, None].expand(3, 11))
+    assert lines[:, :, 0].min() == -1
+    assert lines[:, :, 0].max() == 2
+    assert lines[:, :, 1].min() == -0.5
+    assert lines[:, :, 1].max() == 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"extent": (1.0, 0.0, 0.0, 1.0), "spacing": 0.1}, "extent"),
+        ({"extent": EXTENT, "spacing": 0.0}, "spacing"),
+        ({"extent": EXTENT, "spacing": float("nan")}, "spacing"),
+        ({"extent": EXTENT, "spacing": 0.1, "points": 1}, "points"),
+    ],
+)
+def test_bad_grids_are_refused(arguments, name):
+    with pytest.raises(ValueError, match=name):
+        drawing.grid_lines(**arguments)
+
+
+def test_a_drawn_grid_keeps_its_points(axes):
+    lines = drawing.grid_lines(EXTENT, spacing=0.5, points=5).requires_grad_()
+    collection = drawing.draw_grid(axes, lines)
+    for segment, line in zip(collection.get_segments(), lines.detach().numpy(), strict=True):
+        np.testing.assert_array_equal(segment, line)
+
+
+def test_level_lines_enclose_the_stated_mass(axes):
+    """For a Gaussian the level that encloses the mass p is exp(-r^2 / 2) with 1 - exp(-r^2 / 2) = p."""
+    prior = invlib.GaussianMixture([1.0], [[0.0, 0.0]], [torch.eye(2).tolist()])
+    masses = (0.2, 0.5, 0.9)
+    drawing.draw_density(axes, prior.log_prob, (-5, 5, -5, 5), masses=masses, filled=False)
+    levels = axes.collections[-1].levels
+    np.testing.assert_allclose(np.sort(levels), np.sort(1 - np.array(masses)), atol=5e-3)
+
+
+def test_filled_areas_come_one_for_each_mass(axes):
+    drawing.draw_density(axes, invlib.two_bumps().log_prob, (-3, 3, -3, 3), masses=(0.3, 0.8), resolution=41)
+    assert len(axes.collections) == 2 + 1
+
+
+def test_arrows_have_their_true_length(axes):
+    start = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    end = torch.tensor([[1.0, 0.0], [1.0, 3.0]])
+    drawing.draw_arrows(axes, start, end, color="red")
+    (quiver,) = axes.collections
+    np.testing.assert_array_equal(np.stack([quiver.U, quiver.V], -1), (end - start).numpy())
+    assert quiver.scale == 1.0
+    assert quiver.angles == quiver.scale_units == "xy"
+
+
+@pytest.mark.parametrize("hollow", [False, True])
+def test_points_are_where_they_belong(axes, hollow):
+    points = torch.randn(7, 2, generator=torch.Generator().manual_seed(0))
+    drawing.draw_points(axes, points, color="red", hollow=hollow, label="points")
+    (scatter,) = axes.collections
+    np.testing.assert_array_equal(scatter.get_offsets(), points.numpy())
+    assert (scatter.get_facecolor()[0, :3] == 1).all() == hollow
+
+
+def test_square_axes_have_equal_scales(axes):
+    drawing.square_axes(axes, EXTENT, "title")
+    assert axes.get_xlim() == EXTENT[:2]
+    assert axes.get_ylim() == EXTENT[2:]
+    assert axes.get_aspect() == 1
+    assert axes.get_title() == "title"
+
+
+def test_show_displays_a_small_picture_and_closes_the_figure(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    figure, axes = plt.subplots()
+    axes.plot([0, 1], [0, 1], color="#cc3311")
+    number = figure.number
+    drawing.show(figure, colours=16)
+    assert not plt.fignum_exists(number)
+    picture = PIL.Image.open(io.BytesIO(shown[0].data))
+    assert picture.mode == "P"
+    assert len(picture.getcolors()) <= 16
+
+
+def test_the_style_is_valid_and_its_backgrounds_are_white():
+    with plt.style.context(drawing.STYLE):
+        for name in ("figure.facecolor", "axes.facecolor", "savefig.facecolor"):
+            assert mpl.rcParams[name] == "white"
