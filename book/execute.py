@@ -42,6 +42,7 @@ KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": 
 KERNEL_ENVIRONMENT = {"TQDM_DISABLE": "1", "PYTHONHASHSEED": "0"}  # no progress bars in the pages
 TIMEOUT_SECONDS = 1800
 LARGEST_IMAGE_BYTES = 80_000
+WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar: it lives in a kernel, not on a page
 ADDRESS_IN_MEMORY = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
 
 
@@ -136,10 +137,18 @@ def run(notebook: NotebookNode, folder: Path) -> None:
     notebook.metadata.get("language_info", {}).pop("version", None)  # differs between machines
 
 
+def drop_widgets(notebook: NotebookNode) -> None:
+    """Remove progress bars from the outputs."""
+    for cell in code_cells(notebook):
+        cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+    notebook.metadata.pop("widgets", None)
+
+
 def write_stored(notebook: NotebookNode, chapter: Path, library: Path) -> bool:
     """Write the ``.ipynb`` of a chapter; return whether the file changed."""
     section, key = HASH_KEYS
     notebook.metadata[section] = {key: code_hash(notebook, library)}
+    drop_widgets(notebook)
     nbformat.validate(notebook)
     path, content = stored_notebook(chapter), nbformat.writes(notebook) + "\n"
     if path.exists() and path.read_text(encoding="utf-8") == content:
@@ -169,6 +178,8 @@ def output_problems(cell: NotebookNode) -> Iterator[str]:
         if output.output_type == "stream" and output.name == "stderr":
             yield f"stored stderr: {output.text.strip()[:80]!r}"
         data = output.get("data", {})
+        if WIDGET in data:
+            yield "stored widget, which loads code from elsewhere and shows nothing on a page"
         for kind, content in data.items():
             if kind.startswith("image/"):
                 size = len(content if kind == "image/svg+xml" else base64.b64decode(content))
