@@ -4,8 +4,6 @@ import os
 import sys
 from pathlib import Path
 
-import tqdm  # noqa: F401  (read before the next lines: its bars stay on in the tests of the library)
-
 sys.path.insert(0, str(Path(__file__).resolve().parent / "book"))
 
 from execute import KERNEL_ENVIRONMENT

@@ -3,6 +3,7 @@
 from invlib.bayes import (
     ConvergenceError,
     data_distribution,
+    log_evidence,
     map_curvature,
     map_estimate,
     measurement_distribution,
@@ -12,23 +13,28 @@ from invlib.bayes import (
 from invlib.inverse import InverseSolution, InversionError
 from invlib.losses import approximation_loss, divergence_loss, log_det_loss, reconstruction_loss
 from invlib.networks import IResNet
-from invlib.priors import GaussianMixture, two_bumps
+from invlib.priors import DensityPrior, GaussianMixture, LogisticPrior, two_bumps
 from invlib.problems import LinearProblem
+from invlib.quadrature import QuadratureError
 from invlib.training import History, TrainingError, train
 
 __all__ = [
     "ConvergenceError",
+    "DensityPrior",
     "GaussianMixture",
     "History",
     "IResNet",
     "InverseSolution",
     "InversionError",
     "LinearProblem",
+    "LogisticPrior",
+    "QuadratureError",
     "TrainingError",
     "approximation_loss",
     "data_distribution",
     "divergence_loss",
     "log_det_loss",
+    "log_evidence",
     "map_curvature",
     "map_estimate",
     "measurement_distribution",

@@ -68,19 +68,104 @@ class Block:
         identity = torch.eye(dim, dtype=x.dtype, device=x.device)
         return x + value, identity + tangents.permute(0, 2, 3, 1)
 
+    @property
+    def is_low_rank(self) -> bool:
+        """Whether the dimension exceeds the width: then the derivative of f has low rank, and `core` is smaller."""
+        return self.weights[0].shape[-1] > self.weights[0].shape[-2]
+
+    def value_and_derivative(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x + f(x) and what `solve` and `log_abs_det` need of the derivative there, (E, B, ...).
+
+        It is the Jacobian; where the dimension exceeds the width, the slopes of the two activations, (E, B, 2, width).
+        """
+        return self.value_and_slopes(x) if self.is_low_rank else self.value_and_jacobian(x)
+
+    def value_and_slopes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x + f(x), (E, B, n), and the slopes of the two activations, (E, B, 2, width)."""
+        hidden, first = smooth_abs(torch.baddbmm(self.biases[0], x, self.weights[0].mT))
+        hidden, second = smooth_abs(torch.baddbmm(self.biases[1], hidden, self.weights[1].mT))
+        return x + torch.baddbmm(self.biases[2], hidden, self.weights[2].mT), torch.stack([first, second], dim=-2)
+
+    def tangent(self, slopes: Tensor, v: Tensor) -> Tensor:
+        """Return the derivative of f, not of x + f, applied to v, (E, B, n)."""
+        return self._inner_tangent(slopes, v) @ self.weights[2].mT
+
+    def solve(self, derivative: Tensor, residual: Tensor) -> Tensor:
+        r"""Return $(I + Df)^{-1} r$ for residuals r of shape (E, B, n).
+
+        With $Df = UV$ of low rank this is $r - U (I + VU)^{-1} V r$ (Woodbury): no n x n matrix is formed.
+        """
+        if not self.is_low_rank:
+            return torch.linalg.solve(derivative, residual.unsqueeze(-1)).squeeze(-1)
+        inner = self._inner_tangent(derivative, residual).unsqueeze(-1)
+        return residual - torch.linalg.solve(self._core(derivative), inner).squeeze(-1) @ self.weights[2].mT
+
+    def log_abs_det(self, derivative: Tensor) -> Tensor:
+        r"""Return $\log|\det(I + Df)|$, (E, B); for $Df = UV$ of low rank as $\log|\det(I + VU)|$ (Sylvester)."""
+        return torch.linalg.slogdet(self._core(derivative) if self.is_low_rank else derivative).logabsdet
+
+    def _inner_tangent(self, slopes: Tensor, v: Tensor) -> Tensor:
+        """V v for the factorization Df = U V with U the last weight, (E, B, width)."""
+        hidden = slopes[..., 0, :] * (v @ self.weights[0].mT)
+        return slopes[..., 1, :] * (hidden @ self.weights[1].mT)
+
+    def _core(self, slopes: Tensor) -> Tensor:
+        """I + V U, (E, B, width, width)."""
+        mixed = (self.weights[0] @ self.weights[2]).unsqueeze(1)
+        product = self.weights[1].unsqueeze(1) @ (slopes[..., 0, :].unsqueeze(-1) * mixed)
+        identity = torch.eye(product.shape[-1], dtype=slopes.dtype, device=slopes.device)
+        return identity + slopes[..., 1, :].unsqueeze(-1) * product
+
     def detached(self, dtype: torch.dtype) -> "Block":
         """Return the same block without gradients, in another dtype."""
         return Block([w.detach().to(dtype) for w in self.weights], [b.detach().to(dtype) for b in self.biases])
 
 
-def evaluate(blocks: Sequence[Block], x: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class LinearBlock:
+    """A fixed invertible linear map x -> M x in the place of a block, (E, n, n)."""
+
+    matrix: Tensor
+
+    def value(self, x: Tensor) -> Tensor:
+        """Return M x, (E, B, n)."""
+        return x @ self.matrix.mT
+
+    def value_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return M x, (E, B, n), and M for every point, (E, B, n, n)."""
+        return self.value(x), self.matrix.unsqueeze(1).expand(*x.shape, x.shape[-1])
+
+    def value_and_derivative(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return M x, and an empty derivative, (E, B, 0, 0): the matrix is known."""
+        return self.value(x), x.new_empty(*x.shape[:2], 0, 0)
+
+    value_and_slopes = value_and_derivative
+
+    def tangent(self, derivative: Tensor, v: Tensor) -> Tensor:
+        """Return (M - I) v, the derivative of the map less that of the identity, (E, B, n)."""
+        return self.value(v) - v
+
+    def solve(self, derivative: Tensor | None, residual: Tensor) -> Tensor:
+        """Return M^{-1} r for residuals r of shape (E, B, n)."""
+        return torch.linalg.solve(self.matrix, residual.mT).mT
+
+    def log_abs_det(self, derivative: Tensor) -> Tensor:
+        """Return log|det M|, (E, B)."""
+        return torch.linalg.slogdet(self.matrix).logabsdet.unsqueeze(-1).expand(derivative.shape[:2])
+
+    def detached(self, dtype: torch.dtype) -> "LinearBlock":
+        """Return the same map in another dtype."""
+        return LinearBlock(self.matrix.to(dtype))
+
+
+def evaluate(blocks: Sequence[Block | LinearBlock], x: Tensor) -> Tensor:
     """Return the composition of the blocks, first block first, at x of shape (E, B, n)."""
     for block in blocks:
         x = block.value(x)
     return x
 
 
-def evaluate_with_jacobian(blocks: Sequence[Block], x: Tensor) -> tuple[Tensor, Tensor]:
+def evaluate_with_jacobian(blocks: Sequence[Block | LinearBlock], x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the composition at x, (E, B, n), and its Jacobian, (E, B, n, n), the product of the blocks' Jacobians."""
     x, jacobian = blocks[0].value_and_jacobian(x)
     for block in blocks[1:]:
@@ -95,7 +180,12 @@ def block_bounds(blocks: Sequence[Block]) -> Tensor:
     return torch.stack([spectral_norm(torch.stack(weights, dim=1)) for weights in layers]).prod(dim=0)
 
 
-def bilipschitz_bounds(blocks: Sequence[Block]) -> tuple[Tensor, Tensor]:
+def bilipschitz_bounds(blocks: Sequence[Block | LinearBlock]) -> tuple[Tensor, Tensor]:
     """Return (E,) lower and upper bounds of |phi(a) - phi(b)| / |a - b| for the composition phi of the blocks."""
-    bounds = block_bounds(blocks)
-    return (1 - bounds).prod(dim=-1), (1 + bounds).prod(dim=-1)
+    bounds = block_bounds([block for block in blocks if isinstance(block, Block)])
+    lower, upper = (1 - bounds).prod(dim=-1), (1 + bounds).prod(dim=-1)
+    for block in blocks:
+        if isinstance(block, LinearBlock):
+            singular_values = torch.linalg.svdvals(block.matrix)
+            lower, upper = lower * singular_values[:, -1], upper * singular_values[:, 0]
+    return lower, upper

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invlib.blocks import Block, bilipschitz_bounds, evaluate, evaluate_with_jacobian
+from invlib.blocks import Block, LinearBlock, bilipschitz_bounds, evaluate
 
 
 class InversionError(RuntimeError):
@@ -59,7 +59,7 @@ class InverseSolution:
 
 
 def solve_blocks(
-    blocks: Sequence[Block],
+    blocks: Sequence[Block | LinearBlock],
     z: Tensor,
     near: Tensor | None,
     *,
@@ -73,7 +73,7 @@ def solve_blocks(
     """
     starts = _forward_pass(blocks, near) if near is not None else None
     lower, upper = bilipschitz_bounds(blocks)
-    amplification = float(upper.max()) * len(blocks)
+    amplification = max(1.0, float(upper.max())) * len(blocks)
     scale = z.norm(dim=-1).clamp_min(1.0)
     x = z
     iterations = torch.zeros(z.shape[:-1], dtype=torch.long)
@@ -89,7 +89,7 @@ def solve_blocks(
     )
 
 
-def attach_gradient(blocks: Sequence[Block], x: Tensor, z: Tensor) -> Tensor:
+def attach_gradient(blocks: Sequence[Block | LinearBlock], x: Tensor, z: Tensor) -> Tensor:
     r"""Return $x - [D\varphi(x)]^{-1}(\varphi(x) - z)$ with x and the inverse Jacobian held fixed, all (E, B, n).
 
     At a solution the correction vanishes, but its derivatives are those of the implicit function theorem:
@@ -100,8 +100,13 @@ def attach_gradient(blocks: Sequence[Block], x: Tensor, z: Tensor) -> Tensor:
     residual = evaluate(blocks, x) - z
     if not residual.requires_grad:
         return x
-    _, jacobian = evaluate_with_jacobian([block.detached(x.dtype) for block in blocks], x)
-    correction = torch.linalg.solve(jacobian, residual.unsqueeze(-1)).squeeze(-1)
+    correction, point = residual, x
+    derivatives = []
+    for block in (block.detached(x.dtype) for block in blocks):
+        point, derivative = block.value_and_derivative(point)
+        derivatives.append((block, derivative))
+    for block, derivative in reversed(derivatives):
+        correction = block.solve(derivative, correction)
     return x - _DifferentiableOnce.apply(correction)
 
 
@@ -119,7 +124,7 @@ class _DifferentiableOnce(torch.autograd.Function):
         return gradient
 
 
-def _forward_pass(blocks: Sequence[Block], x: Tensor) -> list[Tensor]:
+def _forward_pass(blocks: Sequence[Block | LinearBlock], x: Tensor) -> list[Tensor]:
     """The input of every block when the first one gets x."""
     inputs = [x]
     for block in blocks[:-1]:
@@ -127,7 +132,9 @@ def _forward_pass(blocks: Sequence[Block], x: Tensor) -> list[Tensor]:
     return inputs
 
 
-def _solve_block(block: Block, z: Tensor, x: Tensor, tol: Tensor, max_iterations: int) -> tuple[Tensor, Tensor]:
+def _solve_block(
+    block: Block | LinearBlock, z: Tensor, x: Tensor, tol: Tensor, max_iterations: int
+) -> tuple[Tensor, Tensor]:
     """Solve x + f(x) = z for one block from the start x; return the points and the iterations each took.
 
     A Newton step is tried whole, then halved three times; it counts as a success if the residual shrinks as a Newton
@@ -136,12 +143,15 @@ def _solve_block(block: Block, z: Tensor, x: Tensor, tol: Tensor, max_iterations
     members: once they have in every member). Below the rounding floor of float64 nothing more can be gained, so the
     tolerance is never taken smaller than that.
     """
+    if isinstance(block, LinearBlock):  # solved at once, and refined once
+        x = block.solve(None, z)
+        return x - block.solve(None, block.value(x) - z), torch.ones(z.shape[:-1], dtype=torch.long)
     floor = 64 * torch.finfo(z.dtype).eps * z.norm(dim=-1).clamp_min(1.0)
     tol = torch.maximum(tol, floor)
     solution = x.clone()
     iterations = torch.zeros(z.shape[:-1], dtype=torch.long)
     rows = torch.arange(z.shape[1])
-    value, jacobian = block.value_and_jacobian(x)
+    value, derivative = block.value_and_derivative(x)
     residual = value - z
     length = torch.ones_like(tol)
     for _ in range(max_iterations):
@@ -153,20 +163,20 @@ def _solve_block(block: Block, z: Tensor, x: Tensor, tol: Tensor, max_iterations
             break
         if not bool(stay.all()):
             rows = rows[stay]
-            x, z, residual, jacobian = x[:, stay], z[:, stay], residual[:, stay], jacobian[:, stay]
+            x, z, residual, derivative = x[:, stay], z[:, stay], residual[:, stay], derivative[:, stay]
             length, tol, size, moving = length[:, stay], tol[:, stay], size[:, stay], moving[:, stay]
         iterations[:, rows] += moving
-        newton = torch.linalg.solve(jacobian, residual.unsqueeze(-1)).squeeze(-1)
+        newton = block.solve(derivative, residual)
         contract = length < 0.125
         step = torch.where(contract.unsqueeze(-1), residual, length.unsqueeze(-1) * newton)
         candidate = x - step
-        value, new_jacobian = block.value_and_jacobian(candidate)
+        value, new_derivative = block.value_and_derivative(candidate)
         new_residual = value - z
         enough = new_residual.norm(dim=-1) <= (1 - 0.25 * length) * size
         accept = moving & (enough | contract)
         x = torch.where(accept.unsqueeze(-1), candidate, x)
         residual = torch.where(accept.unsqueeze(-1), new_residual, residual)
-        jacobian = torch.where(accept[..., None, None], new_jacobian, jacobian)
+        derivative = torch.where(accept[..., None, None], new_derivative, derivative)
         length = torch.where(accept, torch.ones_like(length), length / 2)
     solution[:, rows] = x
     return solution, iterations

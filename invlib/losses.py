@@ -2,6 +2,11 @@ r"""The four training losses: two classical ones and the two regularized ones.
 
 All take a network, points x ~ p_X and their data z = A* y, both (B, n) or (E, B, n) with members, and return the
 mean over the batch: a scalar, or (E,).
+
+The forward-type losses measure the misfit in the Euclidean norm or in that of a `metric` W, symmetric positive
+definite, (n, n) or (E, n, n): $\|v\|_W^2 = \langle v, Wv \rangle$. The noise of z has the covariance $\delta^2 H$, so
+$W = H^{-1}$ weighs every direction by its own noise. For square A it is the norm of the y-form: with
+$\varphi = A^* \psi$ we have $\|\varphi(x) - z\|_W = \|\psi(x) - y\|$.
 """
 
 from typing import TYPE_CHECKING
@@ -15,14 +20,14 @@ if TYPE_CHECKING:
     from invlib.networks import IResNet
 
 
-def approximation_loss(net: "IResNet", x: Tensor, z: Tensor) -> Tensor:
-    r"""Return $\tfrac12 E\|\varphi(x) - z\|^2$: the network approximates the forward operator, blind to the prior.
+def approximation_loss(net: "IResNet", x: Tensor, z: Tensor, *, metric: Tensor | None = None) -> Tensor:
+    r"""Return $\tfrac12 E\|\varphi(x) - z\|_W^2$: the network approximates the forward operator, blind to the prior.
 
     Raises:
-        ValueError: if `x` or `z` does not fit the network. The same holds for the other losses.
+        ValueError: if `x`, `z` or `metric` does not fit the network. The same holds for the other losses.
     """
     _check_pair(net, x, z)
-    return _half_mean_square(net(x) - z)
+    return _half_mean_square(net, net(x) - z, metric)
 
 
 def reconstruction_loss(net: "IResNet", x: Tensor, z: Tensor) -> Tensor:
@@ -32,33 +37,82 @@ def reconstruction_loss(net: "IResNet", x: Tensor, z: Tensor) -> Tensor:
         InversionError: if the inverse did not converge.
     """
     _check_pair(net, x, z)
-    return _half_mean_square(net.inverse(z, near=x, tol=1e-4) - x)
+    return _half_mean_square(net, net.inverse(z, near=x, tol=1e-4) - x, None)
 
 
-def log_det_loss(net: "IResNet", x: Tensor, z: Tensor, strength: float | Tensor) -> Tensor:
-    r"""Return $\tfrac12 E\|\varphi(x) - z\|^2 - \hat\delta^2 E \log|\det D\varphi(x)|$ (Theorem 1).
+def log_det_loss(
+    net: "IResNet",
+    x: Tensor,
+    z: Tensor,
+    strength: float | Tensor,
+    *,
+    metric: Tensor | None = None,
+    exact: bool | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Return $\tfrac12 E\|\varphi(x) - z\|_W^2 - \hat\delta^2 E \log|\det D\varphi(x)|$ (Theorem 1).
 
-    `strength` is $\hat\delta$: a positive number, or (E,).
+    Its critical points satisfy $H\varphi^{-1}(z) = z + \hat\delta^2 W^{-1} \nabla \log q(z)$, q the density of phi(x).
+
+    Args:
+        net: the network.
+        x: (B, n), or (E, B, n) with members.
+        z: of the shape of x.
+        strength: $\hat\delta$, a positive number, or (E,).
+        metric: W; None means the identity.
+        exact: whether to compute the log-determinant exactly or to estimate it (`IResNet.estimate_log_det`); None means
+            exactly where the dimension or the width is at most 64.
+        generator: for the estimate.
     """
     _check_pair(net, x, z)
-    strength = _check_strength(net, strength)
-    value, log_det = net.forward_and_log_det(x)
-    return _half_mean_square(value - z) - strength**2 * log_det.mean(dim=-1)
+    strength = _beside(_check_strength(net, strength), x.ndim - 2)
+    if exact or (exact is None and min(net.dim, net.width) <= 64):
+        value, log_det = net.forward_and_log_det(x)
+    else:
+        value, estimate = net.estimate_log_det(x, generator=generator)
+        # The value of the one with the gradient of the other.
+        log_det = estimate.value + estimate.surrogate - estimate.surrogate.detach()
+    return _half_mean_square(net, value - z, metric) - strength**2 * log_det.mean(dim=-1)
 
 
-def divergence_loss(net: "IResNet", x: Tensor, z: Tensor, strength: float | Tensor) -> Tensor:
-    r"""Return $\tfrac12 E\|\varphi(x) - z\|^2 - \hat\delta^2 E\,\mathrm{div}\,\varphi(x)$ (Theorem 2).
+def divergence_loss(
+    net: "IResNet",
+    x: Tensor,
+    z: Tensor,
+    strength: float | Tensor,
+    *,
+    metric: Tensor | None = None,
+    exact: bool | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Return $\tfrac12 E\|\varphi(x) - z\|_W^2 - \hat\delta^2 E\,\mathrm{tr}(W D\varphi(x))$ (Theorem 2 for W = I).
 
-    `strength` is $\hat\delta$: a positive number, or (E,).
+    Its minimizer is $\varphi^*(x) = Hx - \hat\delta^2 s(x)$, whatever W. Arguments as for `log_det_loss`; the estimate
+    is `IResNet.estimate_divergence`, and None means exact up to dimension 16.
     """
     _check_pair(net, x, z)
-    strength = _check_strength(net, strength)
-    value, divergence = net.forward_and_divergence(x)
-    return _half_mean_square(value - z) - strength**2 * divergence.mean(dim=-1)
+    strength = _beside(_check_strength(net, strength), x.ndim - 2)
+    if exact or (exact is None and net.dim <= 16):
+        value, jacobian = net.forward_and_jacobian(x)
+        weighted = jacobian if metric is None else _beside(_check_metric(net, metric), x.ndim).unsqueeze(-3) @ jacobian
+        divergence = weighted.diagonal(dim1=-2, dim2=-1).sum(-1)
+    else:
+        metric = None if metric is None else _check_metric(net, metric)
+        value, divergence = net.estimate_divergence(x, metric=metric, generator=generator)
+    return _half_mean_square(net, value - z, metric) - strength**2 * divergence.mean(dim=-1)
 
 
-def _half_mean_square(difference: Tensor) -> Tensor:
-    return 0.5 * difference.square().sum(dim=-1).mean(dim=-1)
+def _half_mean_square(net: "IResNet", difference: Tensor, metric: Tensor | None) -> Tensor:
+    weighted = difference if metric is None else difference @ _beside(_check_metric(net, metric), difference.ndim)
+    return 0.5 * (difference * weighted).sum(dim=-1).mean(dim=-1)
+
+
+def _check_metric(net: "IResNet", metric: Tensor) -> Tensor:
+    shapes = [(net.dim, net.dim)] if net.members is None else [(net.dim, net.dim), (net.members, net.dim, net.dim)]
+    if not isinstance(metric, Tensor) or metric.shape not in shapes:
+        found = tuple(metric.shape) if isinstance(metric, Tensor) else metric
+        raise ValueError(f"metric must be a tensor of shape {' or '.join(map(str, shapes))}, got {found}")
+    return metric
 
 
 def _check_pair(net: "IResNet", x: Tensor, z: Tensor) -> None:
@@ -81,3 +135,10 @@ def _check_strength(net: "IResNet", strength: float | Tensor) -> float | Tensor:
     if strength.shape not in shapes or not bool(((strength > 0) & torch.isfinite(strength)).all()):
         raise ValueError(f"strength must be a positive number, or one for each member, got {strength!r}")
     return strength
+
+
+def _beside(value: float | Tensor, ndim: int) -> float | Tensor:
+    """Put axes of size one behind the member axis of a strength (E,) or a metric (E, n, n), up to `ndim` axes."""
+    if not isinstance(value, Tensor) or value.ndim not in (1, 3):
+        return value
+    return value.reshape(len(value), *[1] * (ndim - value.ndim), *value.shape[1:])

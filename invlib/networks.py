@@ -7,14 +7,38 @@ Every tensor carries a leading *member* axis E: an ensemble or a sweep is evalua
 single network, which is the case E = 1.
 """
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from invlib import _checks
-from invlib.blocks import Block, bilipschitz_bounds, block_bounds, evaluate, evaluate_with_jacobian, spectral_norm
+from invlib.blocks import (
+    Block,
+    LinearBlock,
+    bilipschitz_bounds,
+    block_bounds,
+    evaluate,
+    evaluate_with_jacobian,
+    spectral_norm,
+)
 from invlib.inverse import InverseSolution, attach_gradient, solve_blocks
+
+
+@dataclass(frozen=True)
+class LogDetEstimate:
+    """A stochastic estimate of log|det D phi(x)|.
+
+    Attributes:
+        value: (...), without a gradient. Its expectation misses the log-determinant by at most `bias_bound`.
+        surrogate: (...), a quantity whose *gradient* estimates that of the log-determinant. Its value means nothing.
+        bias_bound: n sum_k L_k^{m+1} / ((m + 1)(1 - L_k)) for m terms, a float, or (E,) with members.
+    """
+
+    value: Tensor
+    surrogate: Tensor
+    bias_bound: float | Tensor
 
 
 class IResNet(nn.Module):
@@ -30,6 +54,9 @@ class IResNet(nn.Module):
         width: the size of the hidden layers.
         lipschitz: the bound L on every block, 0 < L < 1.
         members: None for one network, or the number E of networks evaluated side by side.
+        output_operator: an invertible matrix M, (n, n) or (E, n, n), for a fixed linear last layer: the network is then
+            $\varphi = M \circ \psi$ with $\psi$ the blocks. With M = A* it predicts $z = A^* y$ by a $\psi$ that
+            predicts y: the z-form and the y-form of the losses meet.
         dtype: of the parameters; the default is torch's.
         generator: for the initial weights.
 
@@ -51,6 +78,7 @@ class IResNet(nn.Module):
         width: int = 32,
         lipschitz: float = 0.97,
         members: int | None = None,
+        output_operator: object | None = None,
         dtype: torch.dtype | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -62,6 +90,7 @@ class IResNet(nn.Module):
         self.members = members if members is None else _checks.count("members", members)
         if dtype not in (None, torch.float32, torch.float64):
             raise ValueError(f"dtype must be torch.float32, torch.float64 or None, got {dtype!r}")
+        self.output_operator = None if output_operator is None else self._check_output(output_operator)
         sizes = [dim, width, width, dim]
         stack = (members or 1, blocks)
         self.weights = nn.ParameterList()
@@ -101,14 +130,61 @@ class IResNet(nn.Module):
         points = self._points("x", x)
         log_dets = []
         for block in self._blocks():
-            points, jacobian = block.value_and_jacobian(points)
-            log_dets.append(torch.linalg.slogdet(jacobian).logabsdet)
+            points, derivative = block.value_and_derivative(points)
+            log_dets.append(block.log_abs_det(derivative))
         return points.reshape(x.shape), torch.stack(log_dets).sum(0).reshape(x.shape[:-1])
 
     def forward_and_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return phi(x) and div phi(x) = tr D phi(x), (...)."""
         value, jacobian = self.forward_and_jacobian(x)
         return value, jacobian.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+    def estimate_divergence(
+        self, x: Tensor, *, metric: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""Return phi(x) and Hutchinson's estimate $v^* W D\varphi(x)\, v$ of $\mathrm{tr}(W D\varphi(x))$, (...).
+
+        The entries of v are random signs. The estimate and its gradient are unbiased, at the cost of two forward passes
+        in any dimension. `metric` is W, (n, n) or (E, n, n); None means the identity.
+        """
+        points = self._points("x", x)
+        shapes = [(self.dim, self.dim), (self.members, self.dim, self.dim)]
+        if metric is not None and (not isinstance(metric, Tensor) or metric.shape not in shapes):
+            raise ValueError(f"metric must be a tensor of shape {shapes}")
+        signs = self._signs(points, generator)
+        tangent = signs
+        for block in self._blocks():
+            points, derivative = block.value_and_slopes(points)
+            tangent = tangent + block.tangent(derivative, tangent)
+        weighted = signs if metric is None else signs @ metric
+        return points.reshape(x.shape), (weighted * tangent).sum(-1).reshape(x.shape[:-1])
+
+    def estimate_log_det(
+        self, x: Tensor, *, terms: int = 20, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, LogDetEstimate]:
+        r"""Return phi(x) and a `LogDetEstimate` from the first `terms` terms of the power series of each block.
+
+        $\log\det(I + J) = \sum_{k \ge 1} (-1)^{k+1} \mathrm{tr}(J^k)/k$, with each trace estimated from one vector of
+        random signs. The exact `forward_and_log_det` costs min(n, width)^3 for each point and block; this one costs
+        2 `terms` passes.
+        """
+        _checks.count("terms", terms)
+        points = self._points("x", x)
+        value, surrogate = torch.zeros_like(points[..., 0]), torch.zeros_like(points[..., 0])
+        for block in self._blocks():
+            points, derivative = block.value_and_slopes(points)
+            if isinstance(block, LinearBlock):
+                value = value + block.log_abs_det(derivative)
+                continue
+            block_value, block_surrogate = _power_series(block, derivative, self._signs(points, generator), terms)
+            value, surrogate = value + block_value, surrogate + block_surrogate
+        lipschitz = self.block_bounds().reshape(-1, self.blocks)
+        bias = self.dim * (lipschitz ** (terms + 1) / ((terms + 1) * (1 - lipschitz))).sum(-1)
+        shape = x.shape[:-1]
+        estimate = LogDetEstimate(
+            value.reshape(shape), surrogate.reshape(shape), float(bias) if self.members is None else bias
+        )
+        return points.reshape(x.shape), estimate
 
     def inverse(self, z: Tensor, *, tol: float = 1e-10, near: Tensor | None = None) -> Tensor:
         """Return phi^{-1}(z), of the shape of z, differentiable once in z and in the parameters.
@@ -151,7 +227,7 @@ class IResNet(nn.Module):
 
     def block_bounds(self) -> Tensor:
         """Return the product of the spectral norms of each block's effective weights, (K,) or (E, K): its Lip(f_k)."""
-        bounds = block_bounds(self._exact_blocks())
+        bounds = block_bounds([block for block in self._exact_blocks() if isinstance(block, Block)])
         return bounds[0] if self.members is None else bounds
 
     def effective_weights(self) -> list[Tensor]:
@@ -171,17 +247,36 @@ class IResNet(nn.Module):
             raise ValueError(f"{name} must have shape ({self.members}, ..., {self.dim}), got {tuple(x.shape)}")
         return x.reshape(self.members or 1, -1, self.dim)
 
-    def _blocks(self) -> list[Block]:
-        """The blocks with their constrained weights, ready to evaluate."""
+    def _blocks(self) -> list[Block | LinearBlock]:
+        """The blocks with their constrained weights, ready to evaluate, and the fixed last layer."""
         weights = zip(*(weight.unbind(1) for weight in self.effective_weights()), strict=True)
         biases = zip(*(bias.unbind(1) for bias in self.biases), strict=True)
-        return [Block(list(w), list(b)) for w, b in zip(weights, biases, strict=True)]
+        blocks: list[Block | LinearBlock] = [Block(list(w), list(b)) for w, b in zip(weights, biases, strict=True)]
+        if self.output_operator is not None:
+            blocks.append(LinearBlock(self.output_operator.to(self.weights[0])))
+        return blocks
 
-    def _exact_blocks(self) -> list[Block]:
-        return [block.detached(torch.float64) for block in self._blocks()]
+    def _exact_blocks(self) -> list[Block | LinearBlock]:
+        return [self._exact(block) for block in self._blocks()]
+
+    def _exact(self, block: Block | LinearBlock) -> Block | LinearBlock:
+        """The block in float64; the fixed layer from its float64 original, not from its rounded copy."""
+        if isinstance(block, LinearBlock):
+            return LinearBlock(self.output_operator.to(block.matrix.device))
+        return block.detached(torch.float64)
+
+    def _check_output(self, value: object) -> Tensor:
+        """The fixed last layer as (E, n, n), float64."""
+        matrix = _checks.as_float64("output_operator", value)
+        shape = (self.members or 1, self.dim, self.dim)
+        if matrix.shape not in (shape, shape[1:]):
+            raise ValueError(f"output_operator must have shape {shape[1:]} or {shape}, got {tuple(matrix.shape)}")
+        if bool((torch.linalg.matrix_rank(matrix) < self.dim).any()):
+            raise ValueError(f"output_operator must be invertible, got {matrix.tolist()}")
+        return matrix.expand(shape)
 
     def _solve(
-        self, blocks: list[Block], z: Tensor, tol: float, near: Tensor | None, max_iterations: int
+        self, blocks: list[Block | LinearBlock], z: Tensor, tol: float, near: Tensor | None, max_iterations: int
     ) -> InverseSolution:
         _checks.positive("tol", tol)
         data = self._points("z", _checks.finite("z", z)).detach()
@@ -190,5 +285,20 @@ class IResNet(nn.Module):
             if near.shape != z.shape:
                 raise ValueError(f"near must have the shape of z, {tuple(z.shape)}, got {tuple(near.shape)}")
             near = self._points("near", _checks.finite("near", near)).detach().to(torch.float64)
-        exact = [block.detached(torch.float64) for block in blocks]
+        exact = [self._exact(block) for block in blocks]
         return solve_blocks(exact, data.to(torch.float64), near, tol=tol, max_iterations=max_iterations)
+
+    def _signs(self, points: Tensor, generator: torch.Generator | None) -> Tensor:
+        return 2.0 * torch.randint(2, points.shape, generator=generator).to(points) - 1.0
+
+
+def _power_series(block: Block, slopes: Tensor, signs: Tensor, terms: int) -> tuple[Tensor, Tensor]:
+    """The truncated series of log det(I + J), and v* J a with a = sum_k (-J)^k v held fixed: its gradient is right."""
+    value = torch.zeros_like(signs[..., 0])
+    with torch.no_grad():
+        power, resolvent = signs, torch.zeros_like(signs)
+        for k in range(1, terms + 1):
+            resolvent = resolvent + power
+            power = -block.tangent(slopes, power)
+            value = value - (signs * power).sum(-1) / k
+    return value, (signs * block.tangent(slopes, resolvent)).sum(-1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import invlib
-from invlib import GaussianMixture, IResNet, LinearProblem
+from invlib import DensityPrior, GaussianMixture, IResNet, LinearProblem, LogisticPrior
 from invlib.priors import two_bumps
 
 NAN, INF = float("nan"), float("inf")
@@ -16,6 +16,8 @@ F64 = torch.float64
 EYE = torch.eye(2, dtype=F64)
 X = torch.zeros(4, 2, dtype=F64)
 PRIOR = GaussianMixture([1.0], [[0.0, 0.0]], EYE[None])
+LOGISTIC = LogisticPrior([1.0, 1.0])
+DENSITY = DensityPrior(lambda x: -x.square().sum(-1), [-7.0, -7.0], [7.0, 7.0])
 PRIOR_1D = GaussianMixture([1.0], [[0.0]], [[[1.0]]])
 PRIOR_3D = GaussianMixture([1.0], [[0.0] * 3], torch.eye(3)[None])
 PROBLEM = LinearProblem(EYE, 0.5)
@@ -80,6 +82,50 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
             "nan": torch.full((4, 2), NAN),
         }.items()
     },
+    **{
+        f"{method} {kind} of {type(prior).__name__}": (
+            "x",
+            lambda method=method, bad=bad, prior=prior: getattr(prior, method)(bad),
+        )
+        for prior in (LOGISTIC, DENSITY)
+        for method in ("log_prob", "score", "hessian")
+        for kind, bad in {
+            "columns": torch.zeros(4, 3),
+            "integers": torch.zeros(4, 2, dtype=torch.long),
+            "list": [[0.0, 0.0]],
+            "nan": torch.full((4, 2), NAN),
+        }.items()
+    },
+    **{
+        f"transport {kind} of {type(prior).__name__}": ("uniform", lambda bad=bad, prior=prior: prior.transport(bad))
+        for prior in (LOGISTIC, DENSITY)
+        for kind, bad in {
+            "columns": torch.full((4, 2), 0.5),
+            "zero": torch.zeros(4, 3),
+            "one": torch.ones(4, 3),
+            "nan": torch.full((4, 3), NAN),
+        }.items()
+    },
+    **{
+        f"sample {count} of {type(prior).__name__}": ("count", lambda count=count, prior=prior: prior.sample(count))
+        for prior in (LOGISTIC, DENSITY)
+        for count in (0, 2.5)
+    },
+    "scales zero": ("scales", lambda: LogisticPrior([1.0, 0.0])),
+    "scales negative": ("scales", lambda: LogisticPrior([-1.0])),
+    "scales scalar": ("scales", lambda: LogisticPrior(1.0)),
+    "scales matrix": ("scales", lambda: LogisticPrior([[1.0]])),
+    "scales empty": ("scales", lambda: LogisticPrior([])),
+    "scales nan": ("scales", lambda: LogisticPrior([NAN])),
+    "box upside down": ("lower", lambda: DensityPrior(DENSITY.log_density, [1.0], [-1.0])),
+    "box empty": ("lower", lambda: DensityPrior(DENSITY.log_density, [-1.0, 2.0], [1.0, 2.0])),
+    "box of different corners": ("lower", lambda: DensityPrior(DENSITY.log_density, [-1.0], [1.0, 1.0])),
+    "box of three dimensions": ("lower", lambda: DensityPrior(DENSITY.log_density, [-9.0] * 3, [9.0] * 3)),
+    "box of no dimension": ("lower", lambda: DensityPrior(DENSITY.log_density, -9.0, 9.0)),
+    "box nan": ("lower", lambda: DensityPrior(DENSITY.log_density, [NAN], [9.0])),
+    "box infinite": ("upper", lambda: DensityPrior(DENSITY.log_density, [-9.0], [INF])),
+    "box text": ("upper", lambda: DensityPrior(DENSITY.log_density, [-9.0], "far")),
+    "box that cuts": ("lower and upper", lambda: DensityPrior(DENSITY.log_density, [-1.0], [1.0])),
     "two_bumps centre": ("centre", lambda: two_bumps("here")),
     "two_bumps centre scalar": ("centre", lambda: two_bumps(0.8)),
     "two_bumps centre matrix": ("centre", lambda: two_bumps([[0.8, 0.5]])),
@@ -104,6 +150,26 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
     "normal_data columns": ("y", lambda: PROBLEM.normal_data(torch.zeros(4, 3))),
     "normal_data list": ("y", lambda: PROBLEM.normal_data([0.0, 0.0])),
     # bayes
+    **{
+        f"{estimator.__name__} {kind} {type(prior).__name__}": (
+            name,
+            lambda estimator=estimator, problem=problem, prior=prior, bad=bad: estimator(problem, prior, bad),
+        )
+        for estimator in (
+            invlib.posterior_mean,
+            invlib.posterior_covariance,
+            invlib.map_estimate,
+            invlib.log_evidence,
+        )
+        for prior in (PRIOR, LOGISTIC, DENSITY)
+        for kind, (name, problem, bad) in {
+            "columns of": ("z", PROBLEM, torch.zeros(4, 3)),
+            "regroupable columns of": ("z", PROBLEM, torch.zeros(4, 4)),
+            "nan of": ("z", PROBLEM, torch.full((4, 2), NAN)),
+            "list of": ("z", PROBLEM, [[0.0, 0.0]]),
+            "problem dimension of": ("prior", PROBLEM_3D, torch.zeros(4, 3)),
+        }.items()
+    },
     **{
         f"{estimator.__name__} {kind}": (name, lambda estimator=estimator, a=arguments: estimator(*a))
         for estimator in (invlib.posterior_mean, invlib.posterior_covariance, invlib.map_estimate)
@@ -147,6 +213,8 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
             "forward_and_jacobian",
             "forward_and_log_det",
             "forward_and_divergence",
+            "estimate_divergence",
+            "estimate_log_det",
             "inverse",
             "solve_inverse",
         )
@@ -160,6 +228,26 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
             "without members": (ENSEMBLE, torch.zeros(2, dtype=F64)),
         }.items()
     },
+    "estimate_log_det terms": ("terms", lambda: NET.estimate_log_det(X, terms=0)),
+    "estimate_log_det terms float": ("terms", lambda: NET.estimate_log_det(X, terms=2.5)),
+    "output_operator shape": ("output_operator", lambda: IResNet(2, output_operator=torch.eye(3))),
+    "output_operator flat": ("output_operator", lambda: IResNet(2, output_operator=[1.0, 1.0])),
+    "output_operator singular": ("output_operator", lambda: IResNet(2, output_operator=[[1.0, 2.0], [2.0, 4.0]])),
+    "output_operator zero": ("output_operator", lambda: IResNet(2, output_operator=torch.zeros(2, 2))),
+    "output_operator nan": ("output_operator", lambda: IResNet(2, output_operator=[[1.0, NAN], [0.0, 1.0]])),
+    "output_operator text": ("output_operator", lambda: IResNet(2, output_operator="A")),
+    "output_operator members": (
+        "output_operator",
+        lambda: IResNet(2, members=3, output_operator=torch.eye(2).expand(2, 2, 2)),
+    ),
+    "output_operator of one member singular": (
+        "output_operator",
+        lambda: IResNet(2, members=2, output_operator=torch.stack([torch.eye(2), torch.zeros(2, 2)])),
+    ),
+    "output_operator of members for one network": (
+        "output_operator",
+        lambda: IResNet(2, output_operator=torch.eye(2).expand(3, 2, 2)),
+    ),
     "inverse nan": ("z", lambda: NET.inverse(torch.full((4, 2), NAN, dtype=F64))),
     "inverse infinite": ("z", lambda: NET.inverse(torch.full((4, 2), INF, dtype=F64))),
     "inverse tol zero": ("tol", lambda: NET.inverse(X, tol=0.0)),
@@ -223,6 +311,7 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
     "train problem tensor": ("problem", lambda: train(problem=EYE)),
     "train problem none": ("problem", lambda: train(problem=None)),
     "train problem dimension": ("problem", lambda: train(problem=PROBLEM_3D)),
+    "train whiten": ("whiten", lambda: train(problem=LinearProblem([[1.0, 0.0]], 0.5), whiten=True)),
     "train prior dimension": ("prior", lambda: train(prior=PRIOR_3D)),
     "train prior without sample": ("prior", lambda: train(prior=torch.zeros(4, 2))),
     "train sample columns": ("prior", lambda: train(prior=Sampler(-1, 3))),
