@@ -1,0 +1,132 @@
+"""How long the inverse and its gradient take, what they reach, and how much memory they need."""
+
+import multiprocessing
+import resource
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+import peers
+import torch
+from common import (
+    BLOCKS,
+    Row,
+    Topic,
+    branches,
+    check,
+    folded_network,
+    random_network,
+    seeded,
+    steepest_slope,
+    threads,
+)
+from torch import Tensor
+
+from invlib import IResNet
+
+POINTS, TOLERANCE = 2_500, 1e-6
+NETWORKS = {"folds": folded_network, "random": random_network}
+
+
+def inverse(quick: bool) -> Topic:
+    """Invert 2,500 points in float64 with every block's bound attained; the peers invert the very same map."""
+    rows: list[Row] = []
+    checks: list[Row] = []
+    for kind, build in NETWORKS.items():
+        for lipschitz in (0.9, 0.97, 0.99):
+            net = build(lipschitz)
+            x = torch.randn(POINTS, 2, dtype=torch.float64, generator=seeded(1))
+            with threads(1), torch.no_grad():
+                found = _compare(net, net(x), 1 if quick or kind == "folds" else 5)
+            fastest = found["invlib"]["seconds"]
+            for method, row in found.items():
+                start = {"network": kind, "L": lipschitz, "steepest slope": steepest_slope(net, x), "method": method}
+                rows.append(start | row | {"invlib / this": fastest / row["seconds"]})
+            reaching = [r["seconds"] for m, r in found.items() if m != "invlib" and r["residual"] <= TOLERANCE]
+            checks.append(check(f"inverse / best peer that reaches 1e-6, {kind}, L={lipschitz}",
+                                fastest / min(reaching), 1 / 12))  # fmt: skip
+    return {"title": "Inverse of 2,500 points, float64, residual <= 1e-6, 1 thread", "rows": rows, "checks": checks}
+
+
+def _compare(net: IResNet, z: Tensor, repeats: int) -> dict[str, Row]:
+    functions = branches(net)
+    size = max(1.0, float(z.norm(dim=-1).max()))
+    block_tolerance = TOLERANCE / (BLOCKS * (1 + net.lipschitz) ** BLOCKS)  # what later blocks may amplify it to
+    methods = {
+        "invlib": lambda: net.solve_inverse(z, tol=TOLERANCE / size).x,
+        "plain fixed point": lambda: _by_blocks(functions, z, lambda f, y: peers.fixed_point(f, y, block_tolerance)),
+    }
+    if peers.normflows:
+        methods["normflows, its settings"] = lambda: _by_blocks(functions, z, peers.normflows_inverse)
+    if peers.freia:
+        methods["FrEIA, its settings"] = lambda: _by_blocks(functions, z, peers.freia_inverse)
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    residuals: dict[str, float] = {}
+    for _ in range(repeats):
+        for name, method in methods.items():
+            start = time.perf_counter()
+            x = method()
+            seconds[name].append(time.perf_counter() - start)
+            residuals[name] = float((net(x) - z).norm(dim=-1).max())
+    return {
+        name: {"seconds": statistics.median(seconds[name]), "residual": r, "reached": r <= TOLERANCE}
+        for name, r in residuals.items()
+    }
+
+
+def _by_blocks(functions: list, z: Tensor, solve: peers.Callable) -> Tensor:
+    for function in reversed(functions):
+        z = solve(function, z)
+    return z
+
+
+def gradient(quick: bool) -> Topic:
+    """Differentiate the inverse in the data and in the parameters: time and peak memory, each in a process of its own.
+
+    Unrolling the folded network at L = .97 and .99 would take three and six times what it takes at L = .9.
+    """
+    rows: list[Row] = []
+    checks: list[Row] = []
+    points = 250 if quick else POINTS
+    for kind, lipschitz in (("folds", 0.9), ("random", 0.99)):
+        found = {method: _in_new_process(method, kind, lipschitz, points) for method in ("invlib", "unrolled")}
+        error = float((found["invlib"].pop("gradient") - found["unrolled"].pop("gradient")).abs().max())
+        for method, row in found.items():
+            rows.append({"network": kind, "L": lipschitz, "points": points, "method": method} | row)
+        rows[-2]["difference"] = error
+        ours, unrolled = found["invlib"], found["unrolled"]
+        checks.append(check(f"gradient / unrolled, time, {kind}", ours["seconds"] / unrolled["seconds"], 1 / 20))
+        checks.append(check(f"gradient, MiB, {kind}", ours["peak MiB"], 50))
+    return {"title": "Gradient through the inverse, float64, 1 thread", "rows": rows, "checks": checks}
+
+
+def _in_new_process(method: str, kind: str, lipschitz: float, points: int) -> dict:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        return pool.submit(_measure_gradient, method, kind, lipschitz, points).result()
+
+
+def _measure_gradient(method: str, kind: str, lipschitz: float, points: int) -> dict:
+    """Return seconds, peak memory above that before the call, and the gradient in z and the first weight."""
+    torch.set_num_threads(1)
+    net = NETWORKS[kind](lipschitz)
+    x = torch.randn(points, 2, dtype=torch.float64, generator=seeded(1))
+    z = net(x).detach()
+    _gradient_of(method, net, z[:10])  # loads what is loaded on first use
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    result = _gradient_of(method, net, z)
+    seconds = time.perf_counter() - start
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return {"seconds": seconds, "peak MiB": peak, "gradient": result}
+
+
+def _gradient_of(method: str, net: IResNet, z: Tensor) -> Tensor:
+    z = z.clone().requires_grad_(True)
+    net.zero_grad()
+    if method == "invlib":
+        x = net.inverse(z, tol=1e-9)
+    else:
+        x = _by_blocks(branches(net), z, lambda f, y: peers.fixed_point(f, y, 1e-9))
+    x.square().sum(-1).mean().backward()
+    return torch.cat([z.grad.flatten(), net.weights[0].grad.flatten()])
