@@ -30,7 +30,8 @@ TOPICS = {
     "gradient": inversion.gradient,
     "spectral_norms": exactness.spectral_norms,
     "dimensions": speed.dimensions,
-    "accuracy": exactness.accuracy,
+    "accuracy_map": exactness.accuracy_map,
+    "accuracy_mean": exactness.accuracy_mean,
 }
 RESULTS = Path(__file__).with_name("results.json")
 
