@@ -1,0 +1,269 @@
+"""Tests of the claim map, the register of deviations and the notation page.
+
+Every statement of the book has a check and a negative control; whatever these name exists. And the
+tests of this can fail: each kind of gap is planted in a copy of a chapter and must be found.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import execute
+import jupytext
+import pytest
+
+import invlib
+
+ROOT = Path(__file__).resolve().parent.parent
+BOOK = ROOT / "book"
+sys.path.insert(0, str(BOOK / "_extension"))
+
+import claim_map  # noqa: E402
+import claims  # noqa: E402
+
+FILES = claims.chapter_files(ROOT)
+CHAPTERS = [claims.read_chapter(file) for file in FILES]
+TESTS = claims.known_tests(ROOT / "tests")
+
+PAPER = {"Lemma 1 (a)", "Lemma 1 (b)", "Lemma 1 (c)", "Theorem 1", "Remark 1", "Theorem 2", "Corollary 1"}
+ANY_STATEMENT = re.compile(rf"^:{{3,}}\{{prf:(?:{'|'.join(claims.KINDS)})\}}", re.MULTILINE)
+
+
+def by_name(chapter: claims.Chapter) -> str:
+    return chapter.name
+
+
+# Claims
+
+
+def test_the_chapters_are_those_of_the_contents():
+    assert {chapter.name for chapter in CHAPTERS} == {path.stem for path in execute.find_chapters()}
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=by_name)
+def test_every_statement_is_found(chapter):
+    assert len(chapter.statements) == len(ANY_STATEMENT.findall(chapter.text)) > 0
+
+
+def test_labels_are_unique():
+    labels = [statement.label for chapter in CHAPTERS for statement in chapter.statements]
+    assert len(labels) == len(set(labels))
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=by_name)
+def test_every_statement_has_its_check_and_its_control(chapter):
+    assert claims.problems(chapter, invlib, TESTS) == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_both_halves_of_a_pair_make_the_same_claims(file):
+    assert claims.read_chapter(file) == claims.read_chapter(file.with_suffix(".md"))
+
+
+def test_the_statements_of_the_paper_are_covered():
+    named = {claim.paper for chapter in CHAPTERS for claim in chapter.claims if claim.paper}
+    assert named == PAPER | {claims.OWN}
+
+
+@pytest.mark.parametrize("name", sorted(PAPER))
+def test_a_statement_of_the_paper_is_one_statement_with_check_and_control(name):
+    """The same cells may serve several statements, but a name of the paper belongs to one label."""
+    labels = {claim.label for chapter in CHAPTERS for claim in chapter.claims if claim.paper == name}
+    assert len(labels) == 1
+    roles = {claim.role for chapter in CHAPTERS for claim in chapter.claims if claim.label in labels}
+    assert roles == set(claims.ROLES)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_tags_and_the_claims_of_a_cell_belong_together(file):
+    for cell in execute.code_cells(jupytext.read(file)):
+        tagged = bool(set(cell.metadata.get("tags", [])) & set(claims.ROLES))
+        assert tagged == ("claim" in cell.metadata), cell.source
+
+
+# Planted gaps
+
+SMALL = """\
+# A small chapter
+
+:::{prf:theorem} A title
+:label: thm-small
+
+One is one.
+:::
+
+```{code-cell} ipython3
+---
+claim:
+  functions: [posterior_mean, LinearProblem.normal_data]
+  label: thm-small
+  paper: book's own
+  tests:
+  - test_invlib_losses.py::test_one_strength_serves_all_members
+tags: [hide-input, check]
+---
+problem.normal_data(posterior_mean)
+assert 1 == 1
+```
+
+```{code-cell} ipython3
+---
+claim:
+  label: thm-small
+tags: [control]
+---
+assert 1 != 2
+```
+"""
+
+
+def problems_of(text: str) -> list[str]:
+    chapter = claims.parse_chapter("small", jupytext.reads(text, fmt="md:myst"))
+    return claims.problems(chapter, invlib, TESTS)
+
+
+def test_the_small_chapter_is_in_order():
+    assert problems_of(SMALL) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("tags: [control]", "tags: [hide-input]", "thm-small: no control"),
+        ("tags: [hide-input, check]", "tags: [hide-input]", "thm-small: no check"),
+        ("  label: thm-small\ntags", "  label: thm-small\n  only: check\ntags", "thm-small: no control"),
+        ("assert 1 != 2", "print(1 != 2)", "thm-small: no assertion in its control"),
+        ("assert 1 == 1", "# assert 1 == 1", "thm-small: no assertion in its check"),
+        ("_serves_all_members", "_serves_nobody", "no test test_invlib_losses.py::test_one_strength_serves_nobody"),
+        ("test_invlib_losses", "test_invlib_nothing", "no test test_invlib_nothing.py::"),
+        ("posterior_mean,", "posterior_meaning,", "no function posterior_meaning in the library"),
+        ("LinearProblem.normal", "LinearProblem.nice", "no function LinearProblem.nice_data in the library"),
+        ("problem.normal_data(", "print(", "the page does not use LinearProblem.normal_data"),
+        ("  paper: book's own\n", "", "thm-small: a check does not say what the paper has"),
+        (":label: thm-small", ":label: thm-other", "thm-small: no such statement on this page"),
+        (":label: thm-small", ":label: thm-other", "thm-other: no check"),
+    ],
+)
+def test_a_planted_gap_is_found(old, new, expected):
+    assert old in SMALL
+    assert any(expected in problem for problem in problems_of(SMALL.replace(old, new)))
+
+
+def test_a_gap_in_a_real_chapter_is_found():
+    """The controls of Theorem 2 lose their tags."""
+    text = (BOOK / "divergence.md").read_text(encoding="utf-8")
+    chapter = claims.parse_chapter("divergence", jupytext.reads(text, fmt="md:myst"))
+    assert claims.problems(chapter, invlib, TESTS) == []
+    text = text.replace(", control]", "]")
+    chapter = claims.parse_chapter("divergence", jupytext.reads(text, fmt="md:myst"))
+    assert "thm-dv-divergence: no control" in claims.problems(chapter, invlib, TESTS)
+
+
+def test_a_list_of_entries_gives_every_statement_its_own_roles():
+    metadata = {
+        "tags": ["check", "control"],
+        "claim": [{"label": ["a", "b"]}, {"label": "c", "only": "check"}],
+    }
+    found = [(label, role) for label, role, _ in claims.entries_of(metadata)]
+    assert found == [("a", "check"), ("a", "control"), ("b", "check"), ("b", "control"), ("c", "check")]
+    assert claims.anchors_of([metadata, {}, {"tags": ["check"], "claim": {"label": "b"}}]) == [
+        {"a": "cell-a-1", "b": "cell-b-1", "c": "cell-c-1"},
+        {},
+        {"b": "cell-b-2"},
+    ]
+
+
+# The pages that are made from the chapters
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=by_name)
+def test_the_claim_map_has_a_row_for_every_proved_statement(chapter):
+    rows = claim_map.chapter_table(chapter)[2:]
+    assert len(rows) >= sum(statement.kind in claims.PROVED for statement in chapter.statements)
+    for row in rows:
+        assert len(re.findall(r"(?<!\\)\|", row)) == len(claim_map.COLUMNS) + 1
+        _, _, _, check, control, _, _ = re.split(r"(?<!\\)\|", row)
+        assert "{ref}" in check
+        assert "{ref}" in control
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=by_name)
+def test_every_chapter_registers_its_deviations(chapter):
+    text = claims.section(chapter.text, claims.DEVIATIONS)
+    assert text is not None
+    assert len(text.split()) > 20
+    assert "{glue" not in text, "numbers are not glued across pages"
+    assert claim_map.deviations_of(chapter) == text.splitlines()
+
+
+def test_a_section_ends_where_the_next_one_begins():
+    text = "# T\n\n## One\n\na\n\n(label)=\n## Two\n\nb\n\n## Three\n\nc"
+    assert [claims.section(text, name) for name in ("One", "Two", "Three", "Four")] == ["a", "b", "c", None]
+
+
+# Notation
+
+Row = tuple[frozenset[str], frozenset[str], str, str]  # symbols, names in the code, shape, last cell
+
+
+def symbols_of(cell: str) -> frozenset[str]:
+    """The symbols of a table cell; of a formula "left = right" only the left side."""
+    formulas = [re.sub(r"\s+", "", formula) for formula in re.findall(r"\$([^$]+)\$", cell)]
+    parts = [part for formula in formulas for part in re.split(r"\\sim|(?<!\\),", formula.split("=")[0])]
+    return frozenset(re.sub(r"\((?:x|z)\)$", "", part) for part in parts)
+
+
+def rows_of(text: str) -> list[Row]:
+    """The rows of all tables of symbols in a text."""
+    rows = []
+    for table in re.findall(r"^\| Symbol \|.*\n\|[:|-]+\|\n((?:\|.*\n)+)", text, re.MULTILINE):
+        for line in table.splitlines():
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            names = frozenset(re.findall(r"`([^`]+)`", cells[2]))
+            rows.append((symbols_of(cells[0]), names, cells[3], cells[-1]))
+    return rows
+
+
+NOTATION = rows_of((BOOK / "notation.md").read_text(encoding="utf-8"))
+
+
+def notation_problems(rows: list[Row], notation: list[Row]) -> list[str]:
+    """What a chapter's table says and the notation page does not."""
+    found = []
+    for symbols, names, shape, _ in rows:
+        for symbol in sorted(symbols):
+            if not any(symbol in known for known, *_ in notation):
+                found.append(f"{symbol} is not on the notation page")
+        there = [row for row in notation if row[0] & symbols]
+        unknown = names - {name for row in there for name in row[1]}
+        found += [f"{sorted(symbols)}: the notation page does not call it {name}" for name in sorted(unknown)]
+        shapes = {row[2] for row in there if row[0] == symbols}
+        if len(symbols) == 1 and shapes and shape not in shapes:
+            found.append(f"{sorted(symbols)}: another shape than {shape}")
+    return found
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=by_name)
+def test_the_notation_of_a_chapter_is_that_of_the_notation_page(chapter):
+    rows = rows_of(chapter.text)
+    assert len(rows) >= 5
+    assert notation_problems(rows, NOTATION) == []
+
+
+def test_the_notation_page_leads_to_tables_with_the_symbol():
+    tables = {}
+    for chapter in CHAPTERS:
+        (name,) = re.findall(r"^:name: (tab-\w+-notation)$", chapter.text, re.MULTILINE)
+        tables[name] = frozenset().union(*(row[0] for row in rows_of(chapter.text)))
+    for symbols, _, _, introduced in NOTATION:
+        names = re.findall(r"\{numref\}`([\w-]+)`", introduced)
+        assert names, symbols
+        assert symbols <= frozenset().union(*(tables[name] for name in names)), symbols
+
+
+def test_a_planted_contradiction_in_the_notation_is_found():
+    table = "| Symbol | Meaning | In the code | Shape |\n|:--|:--|:--|:--|\n"
+    good = table + "| $s = \\nabla \\log p_X$ | score of the prior | `prior.score` | $(n)$ |\n"
+    assert notation_problems(rows_of(good), NOTATION) == []
+    for old, new in (("$s =", "$t ="), ("prior.score", "prior.slope"), ("$(n)$", "$(m)$")):
+        assert notation_problems(rows_of(good.replace(old, new)), NOTATION) != []
