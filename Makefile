@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
   "$$p" -c '$(NEW_ENOUGH)' 2>/dev/null && { echo "$$p"; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help book execute test lint serve clean html
+.PHONY: help book execute test lint bench serve clean html
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ test: lint  ## run everything that continuous integration runs
 lint: $(READY)  ## check the style of the Python files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+bench: $(READY)  ## measure invlib beside its peers (about a quarter of an hour, on an idle machine)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
+	$(BIN)/python benchmarks/run.py
 
 serve: $(READY)  ## show the built pages on this machine at port 8000
 	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory $(HTML)
