@@ -38,6 +38,23 @@ def spectral_norm(weight: Tensor) -> Tensor:
     return (left.mT @ weight @ right)[..., 0, 0]
 
 
+def solve_small(matrix: Tensor, right: Tensor) -> Tensor:
+    """Return the solutions, (..., n), of linear systems (..., n, n): in the plane by Cramer's rule, which is faster."""
+    if matrix.shape[-1] != 2:
+        return torch.linalg.solve(matrix, right.unsqueeze(-1)).squeeze(-1)
+    (a, b), (c, d) = (row.unbind(-1) for row in matrix.unbind(-2))
+    first, second = right.unbind(-1)
+    return torch.stack([d * first - b * second, a * second - c * first], dim=-1) / (a * d - b * c).unsqueeze(-1)
+
+
+def log_abs_det(matrix: Tensor) -> Tensor:
+    """Return log|det|, (...), of matrices (..., n, n)."""
+    if matrix.shape[-1] != 2:
+        return torch.linalg.slogdet(matrix).logabsdet
+    (a, b), (c, d) = (row.unbind(-1) for row in matrix.unbind(-2))
+    return (a * d - b * c).abs().log()
+
+
 @dataclass(frozen=True)
 class Block:
     """A block x + f(x) of every member: weights (E, out, in) and biases (E, 1, out) of the three layers of f."""
@@ -62,9 +79,8 @@ class Block:
         tangents = self.weights[0].mT.unsqueeze(-2)  # (E, n, 1, width): the derivative of a layer is its weight
         for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
             value, slope = smooth_abs(value)
-            stacked = torch.cat([value.unsqueeze(1), slope.unsqueeze(1) * tangents], dim=1)
-            stacked = (stacked.flatten(1, 2) @ weight.mT).unflatten(1, (1 + dim, count))
-            value, tangents = stacked[:, 0] + bias, stacked[:, 1:]
+            value = torch.baddbmm(bias, value, weight.mT)
+            tangents = ((slope.unsqueeze(1) * tangents).flatten(1, 2) @ weight.mT).unflatten(1, (dim, count))
         identity = torch.eye(dim, dtype=x.dtype, device=x.device)
         return x + value, identity + tangents.permute(0, 2, 3, 1)
 
@@ -96,13 +112,13 @@ class Block:
         With $Df = UV$ of low rank this is $r - U (I + VU)^{-1} V r$ (Woodbury): no n x n matrix is formed.
         """
         if not self.is_low_rank:
-            return torch.linalg.solve(derivative, residual.unsqueeze(-1)).squeeze(-1)
+            return solve_small(derivative, residual)
         inner = self._inner_tangent(derivative, residual).unsqueeze(-1)
         return residual - torch.linalg.solve(self._core(derivative), inner).squeeze(-1) @ self.weights[2].mT
 
     def log_abs_det(self, derivative: Tensor) -> Tensor:
         r"""Return $\log|\det(I + Df)|$, (E, B); for $Df = UV$ of low rank as $\log|\det(I + VU)|$ (Sylvester)."""
-        return torch.linalg.slogdet(self._core(derivative) if self.is_low_rank else derivative).logabsdet
+        return log_abs_det(self._core(derivative) if self.is_low_rank else derivative)
 
     def _inner_tangent(self, slopes: Tensor, v: Tensor) -> Tensor:
         """V v for the factorization Df = U V with U the last weight, (E, B, width)."""

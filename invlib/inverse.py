@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invlib.blocks import Block, LinearBlock, bilipschitz_bounds, evaluate
+from invlib.blocks import Block, LinearBlock, evaluate
 
 
 class InversionError(RuntimeError):
@@ -62,6 +62,7 @@ def solve_blocks(
     blocks: Sequence[Block | LinearBlock],
     z: Tensor,
     near: Tensor | None,
+    bounds: tuple[Tensor, Tensor],
     *,
     tol: float,
     max_iterations: int,
@@ -69,17 +70,16 @@ def solve_blocks(
     """Invert the composition of `blocks`, last block first, for data z of shape (E, B, n).
 
     Each block starts from its own data, or from the forward pass of `near`. The tolerance of a block is `tol` divided
-    by what the later blocks can amplify it to.
+    by what the later blocks can amplify it to. `bounds` are the composition's certified (lower, upper), (E,) each.
     """
-    starts = _forward_pass(blocks, near) if near is not None else None
-    lower, upper = bilipschitz_bounds(blocks)
+    lower, upper = bounds
     amplification = max(1.0, float(upper.max())) * len(blocks)
     scale = z.norm(dim=-1).clamp_min(1.0)
+    starts = [None] * len(blocks) if near is None else _forward_pass(blocks, near)
     x = z
-    iterations = torch.zeros(z.shape[:-1], dtype=torch.long)
-    for k in reversed(range(len(blocks))):
-        start = x if starts is None else starts[k]
-        x, used = _solve_block(blocks[k], x, start, scale * tol / amplification, max_iterations)
+    iterations = torch.zeros(z.shape[:-1], dtype=torch.long, device=z.device)
+    for block, start in zip(reversed(blocks), reversed(starts), strict=True):
+        x, used = _solve_block(block, x, x if start is None else start, scale * tol / amplification, max_iterations)
         iterations += used
     residual = (evaluate(blocks, x) - z).norm(dim=-1)
     size = torch.maximum(scale, x.norm(dim=-1))
@@ -139,44 +139,50 @@ def _solve_block(
 
     A Newton step is tried whole, then halved three times; it counts as a success if the residual shrinks as a Newton
     step of that length promises, less a margin. If all fail, the fixed-point step x - r = z - f(x) is taken: it
-    multiplies the residual by at most Lip(f) < 1, whatever the point. Points leave once they have converged (with
-    members: once they have in every member). Below the rounding floor of float64 nothing more can be gained, so the
-    tolerance is never taken smaller than that.
+    multiplies the residual by at most Lip(f) < 1, whatever the point. Where even that gains nothing, what is left is
+    rounding, and the point has to do. Points leave once they have converged (with members: once they have in every
+    member). The tolerance is never taken smaller than the rounding floor of z.
     """
     if isinstance(block, LinearBlock):  # solved at once, and refined once
         x = block.solve(None, z)
-        return x - block.solve(None, block.value(x) - z), torch.ones(z.shape[:-1], dtype=torch.long)
+        return x - block.solve(None, block.value(x) - z), torch.ones(z.shape[:-1], dtype=torch.long, device=z.device)
     floor = 64 * torch.finfo(z.dtype).eps * z.norm(dim=-1).clamp_min(1.0)
     tol = torch.maximum(tol, floor)
     solution = x.clone()
-    iterations = torch.zeros(z.shape[:-1], dtype=torch.long)
-    rows = torch.arange(z.shape[1])
+    iterations = torch.zeros(z.shape[:-1], dtype=torch.long, device=z.device)
+    rows = torch.arange(z.shape[1], device=z.device)
     value, derivative = block.value_and_derivative(x)
     residual = value - z
+    size = residual.norm(dim=-1)
     length = torch.ones_like(tol)
     for _ in range(max_iterations):
-        size = residual.norm(dim=-1)
         moving = size > tol
-        solution[:, rows] = x
         stay = moving.any(dim=0)
-        if not bool(stay.any()):
+        left = int(stay.sum())
+        if left == 0:
             break
-        if not bool(stay.all()):
+        if left < 0.8 * len(rows):  # otherwise it costs more to move the others out than to take them along
+            solution[:, rows] = x
             rows = rows[stay]
             x, z, residual, derivative = x[:, stay], z[:, stay], residual[:, stay], derivative[:, stay]
             length, tol, size, moving = length[:, stay], tol[:, stay], size[:, stay], moving[:, stay]
         iterations[:, rows] += moving
-        newton = block.solve(derivative, residual)
         contract = length < 0.125
-        step = torch.where(contract.unsqueeze(-1), residual, length.unsqueeze(-1) * newton)
-        candidate = x - step
+        newton = length.unsqueeze(-1) * block.solve(derivative, residual)
+        candidate = x - torch.where(contract.unsqueeze(-1), residual, newton)
         value, new_derivative = block.value_and_derivative(candidate)
         new_residual = value - z
-        enough = new_residual.norm(dim=-1) <= (1 - 0.25 * length) * size
-        accept = moving & (enough | contract)
-        x = torch.where(accept.unsqueeze(-1), candidate, x)
-        residual = torch.where(accept.unsqueeze(-1), new_residual, residual)
-        derivative = torch.where(accept[..., None, None], new_derivative, derivative)
-        length = torch.where(accept, torch.ones_like(length), length / 2)
+        new_size = new_residual.norm(dim=-1)
+        accept = moving & (contract | (new_size <= (1 - 0.25 * length) * size))
+        tol = torch.where(contract & (new_size >= size), torch.inf, tol)
+        if bool(accept.all()):
+            x, residual, derivative, size = candidate, new_residual, new_derivative, new_size
+            length = torch.ones_like(length)
+        else:
+            x = torch.where(accept.unsqueeze(-1), candidate, x)
+            residual = torch.where(accept.unsqueeze(-1), new_residual, residual)
+            derivative = torch.where(accept[..., None, None], new_derivative, derivative)
+            size = torch.where(accept, new_size, size)
+            length = torch.where(accept, torch.ones_like(length), length / 2)
     solution[:, rows] = x
     return solution, iterations

@@ -139,6 +139,24 @@ class IResNet(nn.Module):
         value, jacobian = self.forward_and_jacobian(x)
         return value, jacobian.diagonal(dim1=-2, dim2=-1).sum(-1)
 
+    def pushforward_score(self, x: Tensor, score: Tensor) -> Tensor:
+        r"""Return $\nabla \log q$ at phi(x), of the shape of x, for q the density of phi(X) when X has the given score.
+
+        By the change of variables, $\log q(\varphi(x)) = \log p_X(x) - \log|\det D\varphi(x)|$; the chain rule gives
+        $D\varphi(x)^* \, \nabla \log q(\varphi(x)) = \nabla \log p_X(x) - \nabla \log|\det D\varphi(x)|$.
+
+        Args:
+            x: (..., n), or (E, ..., n) with members.
+            score: grad log p_X at x, of the shape of x.
+        """
+        points = x.detach().requires_grad_()
+        with torch.enable_grad():
+            _, log_det = self.forward_and_log_det(points)
+            (gradient,) = torch.autograd.grad(log_det.sum(), points)
+        with torch.no_grad():
+            _, jacobian = self.forward_and_jacobian(x)
+            return torch.linalg.solve(jacobian.mT, (score - gradient).unsqueeze(-1)).squeeze(-1)
+
     def estimate_divergence(
         self, x: Tensor, *, metric: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -201,7 +219,7 @@ class IResNet(nn.Module):
             InversionError: if `tol` was not reached for some z.
         """
         blocks = self._blocks()
-        solution = self._solve(blocks, z, tol, near, max_iterations=200)
+        solution = self._solve(blocks, z, tol, near, self._nominal_bounds(), max_iterations=200)
         solution.raise_unless_converged()
         x = attach_gradient(blocks, solution.x.to(z.dtype), self._points("z", z))
         return x.reshape(z.shape)
@@ -215,7 +233,8 @@ class IResNet(nn.Module):
         tolerance is missed: the solution says so.
         """
         _checks.count("max_iterations", max_iterations)
-        return self._solve(self._blocks(), z, tol, near, max_iterations).reshape(z.shape)
+        blocks = self._exact_blocks()
+        return self._solve(blocks, z, tol, near, bilipschitz_bounds(blocks), max_iterations).reshape(z.shape)
 
     def lipschitz_bounds(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
         """Return certified bounds (lower, upper), a pair of floats or of (E,) tensors with members.
@@ -233,7 +252,9 @@ class IResNet(nn.Module):
     def effective_weights(self) -> list[Tensor]:
         """Return the three weight matrices of all blocks, (E, K, out, in), after the Lipschitz constraint."""
         bound = torch.stack([spectral_norm(weight) for weight in self.weights]).prod(dim=0)
-        scale = (self.lipschitz / bound.clamp_min(torch.finfo(bound.dtype).tiny)).clamp_max(1.0)
+        numbers = torch.finfo(bound.dtype)
+        limit = self.lipschitz * (1 - 16 * numbers.eps)  # so that rounding does not lead beyond the bound
+        scale = (limit / bound.clamp_min(numbers.tiny)).clamp_max(1.0)
         first, second, third = self.weights
         return [first, second, third * scale[..., None, None]]
 
@@ -259,11 +280,20 @@ class IResNet(nn.Module):
     def _exact_blocks(self) -> list[Block | LinearBlock]:
         return [self._exact(block) for block in self._blocks()]
 
-    def _exact(self, block: Block | LinearBlock) -> Block | LinearBlock:
-        """The block in float64; the fixed layer from its float64 original, not from its rounded copy."""
+    def _exact(self, block: Block | LinearBlock, dtype: torch.dtype = torch.float64) -> Block | LinearBlock:
+        """The block without gradients, in float64; the fixed layer from its float64 original, not its rounded copy."""
         if isinstance(block, LinearBlock):
-            return LinearBlock(self.output_operator.to(block.matrix.device))
-        return block.detached(torch.float64)
+            return LinearBlock(self.output_operator.to(block.matrix.device, dtype))
+        return block.detached(dtype)
+
+    def _nominal_bounds(self) -> tuple[Tensor, Tensor]:
+        """Bounds as from `lipschitz_bounds`, but from the limit L instead of the blocks' own norms: they cost nothing."""
+        powers = torch.tensor([[(1 - self.lipschitz) ** self.blocks], [(1 + self.lipschitz) ** self.blocks]])
+        lower, upper = powers.to(torch.float64).expand(2, self.members or 1)
+        if self.output_operator is None:
+            return lower, upper
+        singular_values = torch.linalg.svdvals(self.output_operator)
+        return lower * singular_values[:, -1], upper * singular_values[:, 0]
 
     def _check_output(self, value: object) -> Tensor:
         """The fixed last layer as (E, n, n), float64."""
@@ -276,7 +306,13 @@ class IResNet(nn.Module):
         return matrix.expand(shape)
 
     def _solve(
-        self, blocks: list[Block | LinearBlock], z: Tensor, tol: float, near: Tensor | None, max_iterations: int
+        self,
+        blocks: list[Block | LinearBlock],
+        z: Tensor,
+        tol: float,
+        near: Tensor | None,
+        bounds: tuple[Tensor, Tensor],
+        max_iterations: int,
     ) -> InverseSolution:
         _checks.positive("tol", tol)
         data = self._points("z", _checks.finite("z", z)).detach()
@@ -284,9 +320,12 @@ class IResNet(nn.Module):
             _checks.finite("near", near)
             if near.shape != z.shape:
                 raise ValueError(f"near must have the shape of z, {tuple(z.shape)}, got {tuple(near.shape)}")
-            near = self._points("near", _checks.finite("near", near)).detach().to(torch.float64)
-        exact = [self._exact(block) for block in blocks]
-        return solve_blocks(exact, data.to(torch.float64), near, tol=tol, max_iterations=max_iterations)
+            near = self._points("near", near).detach()
+        # Single precision is enough where no more than three digits are asked for, as in training.
+        dtype = z.dtype if tol >= 1e-3 else torch.float64
+        exact = [self._exact(block, dtype) for block in blocks]
+        near = None if near is None else near.to(dtype)
+        return solve_blocks(exact, data.to(dtype), near, bounds, tol=tol, max_iterations=max_iterations)
 
     def _signs(self, points: Tensor, generator: torch.Generator | None) -> Tensor:
         return 2.0 * torch.randint(2, points.shape, generator=generator).to(points) - 1.0
