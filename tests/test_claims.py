@@ -1,6 +1,6 @@
 """Tests of the claim map, the register of deviations and the notation page.
 
-Every statement of the book has a check and a negative control; whatever these name exists. And the
+Every statement of the book has a check, a negative control and a picture; whatever these name exists. And the
 tests of this can fail: each kind of gap is planted in a copy of a chapter and must be found.
 """
 
@@ -42,7 +42,7 @@ def test_the_chapters_are_those_of_the_contents():
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=by_name)
 def test_every_statement_is_found(chapter):
-    assert len(chapter.statements) == len(ANY_STATEMENT.findall(chapter.text)) > 0
+    assert len(chapter.statements) == len(ANY_STATEMENT.findall(chapter.text))
 
 
 def test_labels_are_unique():
@@ -114,6 +114,19 @@ tags: [control]
 ---
 assert 1 != 2
 ```
+
+```{code-cell} ipython3
+---
+claim:
+  label: thm-small
+mystnb:
+  figure:
+    caption: One.
+    name: fig-small
+tags: [picture]
+---
+plt.show()
+```
 """
 
 
@@ -132,6 +145,8 @@ def test_the_small_chapter_is_in_order():
         ("tags: [control]", "tags: [hide-input]", "thm-small: no control"),
         ("tags: [hide-input, check]", "tags: [hide-input]", "thm-small: no check"),
         ("  label: thm-small\ntags", "  label: thm-small\n  only: check\ntags", "thm-small: no control"),
+        ("tags: [picture]", "tags: []", "thm-small: no picture"),
+        ("    name: fig-small\n", "", "thm-small: a picture without a named figure"),
         ("assert 1 != 2", "print(1 != 2)", "thm-small: no assertion in its control"),
         ("assert 1 == 1", "# assert 1 == 1", "thm-small: no assertion in its check"),
         ("_serves_all_members", "_serves_nobody", "no test test_invlib_losses.py::test_one_strength_serves_nobody"),

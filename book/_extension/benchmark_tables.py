@@ -1,8 +1,8 @@
 """The directive ``{benchmark} TOPIC``: the table of one topic of ``benchmarks/results.json``.
 
 The page that shows the benchmarks holds no number of its own: its tables are made from the file of results when the
-book is built. An option ``:columns:`` chooses columns, separated by semicolons; without it all are shown. Below each table
-stand the machine, the versions and the date of that measurement.
+book is built. An option ``:columns:`` chooses columns, separated by semicolons; without it all are shown. Below each
+table stand the machine, the versions and the date of that measurement.
 """
 
 from __future__ import annotations

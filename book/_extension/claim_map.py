@@ -1,7 +1,7 @@
 """Two pages that write themselves: the claim map and the register of deviations.
 
 ``{claim-map}`` shows, for each statement of each chapter, the statement of the paper, the cells that
-check and break it, the functions of the library, and its tests. ``{deviations}`` repeats the section
+check and break it, its pictures, the functions of the library, and its tests. ``{deviations}`` repeats the section
 "Deviations from the paper" of each chapter. Both read the chapters when the page is built, so that
 nothing is written twice.
 """
@@ -27,7 +27,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-COLUMNS = ("Statement", "In the paper", "Check", "Control", "Library and its tests")
+COLUMNS = ("Statement", "In the paper", "Check", "Control", "Picture", "Library and its tests")
 NOTHING = "—"
 
 
@@ -56,7 +56,8 @@ def test_sentence(test: str) -> str:
 
 def table_row(chapter: Chapter, statement: Statement) -> str:
     """Return the row of one statement, as Markdown."""
-    checks, controls = (chapter.claims_on(statement.label, role) for role in ROLES)
+    checks, controls, pictures = (chapter.claims_on(statement.label, role) for role in ROLES)
+    figures = unique([f"{{numref}}`{claim.figure}`" for claim in pictures])
     functions = unique([function_name(name) for claim in checks for name in claim.functions])
     tests = unique([test_sentence(name) for claim in checks for name in claim.tests])
     cells = (
@@ -64,6 +65,7 @@ def table_row(chapter: Chapter, statement: Statement) -> str:
         ", ".join(unique([claim.paper for claim in checks if claim.paper])) or NOTHING,
         cell_links(checks),
         cell_links(controls),
+        ", ".join(figures) or NOTHING,
         ". ".join(part for part in (", ".join(functions), "; ".join(tests)) if part) or NOTHING,
     )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -10,9 +10,9 @@ or a list of mappings, with
 * ``functions``: names in ``invlib`` that the cell exercises (only in a check);
 * ``tests``: ``FILE.py::NAME`` of tests of the same fact in the library (only in a check);
 * ``paper``: the statement of the source paper, or "book's own" (only in a check);
-* ``only``: ``check`` or ``control``, where a cell does both but for this statement only one.
+* ``only``: one of the roles, where a cell has several but for this statement only this one.
 
-The tags ``check`` and ``control`` of the cell say what it does.
+The tags ``check``, ``control`` and ``picture`` of the cell say what it does; a picture is a cell with a named figure.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import jupytext
 import yaml
 from nbformat import NotebookNode
 
-ROLES = ("check", "control")
+ROLES = ("check", "control", "picture")
 PROVED = ("theorem", "lemma", "proposition", "corollary")
 KINDS = (*PROVED, "remark")
 OWN = "book's own"
@@ -55,7 +55,8 @@ class Statement:
 class Claim:
     """What one code cell has to do with one statement.
 
-    ``anchor`` is the name of the cell as a target of links. ``paper`` is None if nothing is said.
+    ``anchor`` is the name of the cell as a target of links. ``paper`` is None if nothing is said, and ``figure`` if the
+    cell has no named figure.
     """
 
     label: str
@@ -65,6 +66,7 @@ class Claim:
     paper: str | None
     functions: tuple[str, ...]
     tests: tuple[str, ...]
+    figure: str | None
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def claims_of(cells: list[NotebookNode]) -> Iterator[Claim]:
                 paper=entry.get("paper"),
                 functions=tuple(as_list(entry.get("functions"))),
                 tests=tuple(as_list(entry.get("tests"))),
+                figure=cell.metadata.get("mystnb", {}).get("figure", {}).get("name"),
             )
 
 
@@ -182,13 +185,13 @@ def is_known(library: Any, name: str) -> bool:  # noqa: ANN401
 
 
 def missing_cells(chapter: Chapter) -> Iterator[str]:
-    """Yield the statements without check or control, and the roles without an assertion."""
+    """Yield the statements without check, control or picture, and checks and controls without an assertion."""
     for statement in chapter.statements:
         for role in ROLES:
             claims = chapter.claims_on(statement.label, role)
             if not claims and statement.kind in PROVED:
                 yield f"{statement.label}: no {role}"
-            if claims and not any(ASSERTION.search(claim.code) for claim in claims):
+            if role != "picture" and claims and not any(ASSERTION.search(claim.code) for claim in claims):
                 yield f"{statement.label}: no assertion in its {role}"
 
 
@@ -200,6 +203,8 @@ def wrong_names(chapter: Chapter, library: Any, tests: set[str]) -> Iterator[str
             yield f"{claim.label}: no such statement on this page"
         if claim.role == "check" and not claim.paper:
             yield f"{claim.label}: a check does not say what the paper has"
+        if claim.role == "picture" and not claim.figure:
+            yield f"{claim.label}: a picture without a named figure"
         for name in claim.functions:
             if not is_known(library, name):
                 yield f"{claim.label}: no function {name} in the library"
