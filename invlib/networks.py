@@ -212,14 +212,16 @@ class IResNet(nn.Module):
 
         Args:
             z: (..., n), or (E, ..., n) with members.
-            tol: bound on |phi(x) - z| relative to max(1, |z|), reached in float64.
+            tol: bound on |phi(x) - z| relative to max(1, |z|), reached in float64; from 1e-3 on in the dtype of z.
             near: points of the shape of z close to the solution, to start from.
 
         Raises:
             InversionError: if `tol` was not reached for some z.
         """
         blocks = self._blocks()
-        solution = self._solve(blocks, z, tol, near, self._nominal_bounds(), max_iterations=200)
+        # Single precision is enough where no more than three digits are asked for, as in training.
+        dtype = self.weights[0].dtype if _checks.positive("tol", tol) >= 1e-3 else torch.float64
+        solution = self._solve(blocks, z, tol, near, self._nominal_bounds(), dtype, max_iterations=200)
         solution.raise_unless_converged()
         x = attach_gradient(blocks, solution.x.to(z.dtype), self._points("z", z))
         return x.reshape(z.shape)
@@ -234,7 +236,8 @@ class IResNet(nn.Module):
         """
         _checks.count("max_iterations", max_iterations)
         blocks = self._exact_blocks()
-        return self._solve(blocks, z, tol, near, bilipschitz_bounds(blocks), max_iterations).reshape(z.shape)
+        bounds = bilipschitz_bounds(blocks)
+        return self._solve(blocks, z, tol, near, bounds, torch.float64, max_iterations).reshape(z.shape)
 
     def lipschitz_bounds(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
         """Return certified bounds (lower, upper), a pair of floats or of (E,) tensors with members.
@@ -287,7 +290,7 @@ class IResNet(nn.Module):
         return block.detached(dtype)
 
     def _nominal_bounds(self) -> tuple[Tensor, Tensor]:
-        """Bounds as from `lipschitz_bounds`, but from the limit L instead of the blocks' own norms: they cost nothing."""
+        """Bounds as from `lipschitz_bounds`, but from the limit L instead of the blocks' norms: they cost nothing."""
         powers = torch.tensor([[(1 - self.lipschitz) ** self.blocks], [(1 + self.lipschitz) ** self.blocks]])
         lower, upper = powers.to(torch.float64).expand(2, self.members or 1)
         if self.output_operator is None:
@@ -312,6 +315,7 @@ class IResNet(nn.Module):
         tol: float,
         near: Tensor | None,
         bounds: tuple[Tensor, Tensor],
+        dtype: torch.dtype,
         max_iterations: int,
     ) -> InverseSolution:
         _checks.positive("tol", tol)
@@ -321,8 +325,6 @@ class IResNet(nn.Module):
             if near.shape != z.shape:
                 raise ValueError(f"near must have the shape of z, {tuple(z.shape)}, got {tuple(near.shape)}")
             near = self._points("near", near).detach()
-        # Single precision is enough where no more than three digits are asked for, as in training.
-        dtype = z.dtype if tol >= 1e-3 else torch.float64
         exact = [self._exact(block, dtype) for block in blocks]
         near = None if near is None else near.to(dtype)
         return solve_blocks(exact, data.to(dtype), near, bounds, tol=tol, max_iterations=max_iterations)
