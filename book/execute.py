@@ -40,6 +40,7 @@ TEXT_FORMAT = "md:myst"
 HASH_KEYS = ("book", "code_sha256")  # where the hash sits in the metadata of the .ipynb
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 KERNEL_ENVIRONMENT = {"PYTHONHASHSEED": "0"}  # the same order of sets in every run
+RECORD = {"BOOK_RECORD": "1"}  # store the arrays behind the figures, see figures.py; only here, not in tests
 TIMEOUT_SECONDS = 1800
 LARGEST_IMAGE_BYTES = 80_000
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar: it lives in a kernel, not on a page
@@ -132,7 +133,7 @@ def run(notebook: NotebookNode, folder: Path) -> None:
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
         resources={"metadata": {"path": str(folder)}},
     )
-    client.execute(env={**os.environ, **KERNEL_ENVIRONMENT})
+    client.execute(env={**os.environ, **KERNEL_ENVIRONMENT, **RECORD})
     notebook.metadata["kernelspec"] = dict(KERNEL)
     notebook.metadata.get("language_info", {}).pop("version", None)  # differs between machines
 

@@ -200,6 +200,7 @@ def test_the_claim_map_has_a_row_for_every_proved_statement(chapter):
         _, _, _, check, control, picture, _, _ = re.split(r"(?<!\\)\|", row)
         assert "{ref}" in check
         assert "{ref}" in control
+        assert "{numref}" in picture
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=by_name)
