@@ -382,3 +382,17 @@ def test_property_inversion_round_trip(dim, blocks, width, members, lipschitz, g
         lower = torch.as_tensor(net.lipschitz_bounds()[0]).reshape(-1, *[1] * (scale.ndim - 1))
         rounding = 1e-14 * scale / lower.reshape(lower.shape if members else ())
     assert bool(((solution.x - x).norm(dim=-1) <= solution.error_bound + rounding).all())
+
+
+def test_the_solver_stops_where_rounding_leaves_nothing_to_gain_and_the_failure_is_reported():
+    """Biases of 1e8 leave a residual above 1e-11 whatever is done: few iterations, and an error."""
+    net = oracles.random_network(2, seed=80, gain=0.1)
+    with torch.no_grad():
+        net.biases[0].fill_(1e8)
+    z = 3 * oracles.randn(30, 2, seed=81)
+    solution = net.solve_inverse(z, tol=1e-13, max_iterations=200)
+    assert not solution.converged.all()
+    assert 1e-11 < float(solution.residual.max()) < 1e-6
+    assert int(solution.iterations.max()) < 25 * net.blocks
+    with pytest.raises(invlib.InversionError):
+        net.inverse(z, tol=1e-13)
