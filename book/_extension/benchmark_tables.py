@@ -45,7 +45,7 @@ def machine(about: dict[str, Any]) -> str:
     peers = ", ".join(f"{name} {version}" for name, version in about["peers"].items())
     return (
         f"*Measured on {about['date']}: {about['cpu']}, {about['cores']} cores, Python {about['python']}, "
-        f"torch {about['torch']}, {peers}.*"
+        f"torch {about['torch']}, {peers}; load of the machine at the end {about['load']}.*"
     )
 
 
