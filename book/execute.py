@@ -8,14 +8,15 @@ cells with their outputs. This script writes the second from the first::
     python book/execute.py --check      change nothing; list what is wrong, and fail if anything is
     python book/execute.py NAME ...     the same for some chapters only
 
-A chapter is out of date when a code cell or a file of ``invlib`` has changed since it was last run.
-A hash of both, stored in the notebook's metadata, decides this. So an edit of the prose never runs
-a training again.
+A chapter is out of date when a code cell or the code of ``invlib`` has changed since it was last run.
+A hash of both, stored in the notebook's metadata, decides this. So an edit of the prose, or of a
+docstring of the library, never runs a training again.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import base64
 import hashlib
 import os
@@ -69,14 +70,24 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
 
 
 def code_hash(notebook: NotebookNode, library: Path = LIBRARY) -> str:
-    """Return the SHA-256 of a notebook's code and of all Python files of the library."""
+    """Return the SHA-256 of a notebook's code and of the code of all Python files of the library."""
     digest = hashlib.sha256()
     for cell in code_cells(notebook):
         digest.update(cell.source.encode() + b"\0")
     for path in sorted(library.rglob("*.py"), key=lambda path: path.relative_to(library).as_posix()):
-        content = path.read_bytes().replace(b"\r\n", b"\n")
-        digest.update(path.relative_to(library).as_posix().encode() + b"\0" + content + b"\0")
+        code = code_lines(path.read_text(encoding="utf-8"))
+        digest.update(f"{path.relative_to(library).as_posix()}\0{code}\0".encode())
     return digest.hexdigest()
+
+
+def code_lines(source: str) -> str:
+    """Return the lines of a Python file without docstrings and empty lines; chapters may show the comments."""
+    text: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            text.update(range(node.lineno, node.end_lineno + 1))
+    lines = enumerate(source.splitlines(), start=1)
+    return "\n".join(line for number, line in lines if number not in text and line.strip())
 
 
 def stored_hash(notebook: NotebookNode) -> str | None:

@@ -14,7 +14,7 @@ from invlib.inverse import InverseSolution, InversionError
 from invlib.losses import approximation_loss, divergence_loss, log_det_loss, reconstruction_loss
 from invlib.networks import IResNet
 from invlib.priors import DensityPrior, GaussianMixture, LogisticPrior, two_bumps
-from invlib.problems import LinearProblem
+from invlib.problems import LinearProblem, epsilon_problem
 from invlib.quadrature import QuadratureError
 from invlib.training import History, TrainingError, train
 
@@ -33,6 +33,7 @@ __all__ = [
     "approximation_loss",
     "data_distribution",
     "divergence_loss",
+    "epsilon_problem",
     "log_det_loss",
     "log_evidence",
     "map_curvature",

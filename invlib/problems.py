@@ -1,5 +1,7 @@
 """Linear inverse problems y = A x + noise and their normal-equation data z = A* y."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -76,3 +78,27 @@ class LinearProblem:
         """Return z = A* y, (..., n), for y of shape (..., m)."""
         _checks.vectors("y", y, self.operator.shape[0])
         return y @ self.operator.to(y.dtype)
+
+
+def epsilon_problem(epsilon: float, noise_std: float, *, angle: float = 40.0) -> LinearProblem:
+    r"""Return the ill-conditioned problem of the book's experiments in the plane.
+
+    $A = V \,\mathrm{diag}(1, \varepsilon)\, V^*$ with $V = (v_1, v_2)$ orthogonal: the singular value 1 belongs to
+    $v_1 = (-\sin\alpha, \cos\alpha)$, and epsilon to the direction $v_2 = (\cos\alpha, \sin\alpha)$.
+
+    Args:
+        epsilon: the other singular value, positive.
+        noise_std: the noise standard deviation delta > 0.
+        angle: alpha, in degrees.
+
+    Raises:
+        ValueError: if an argument is not a finite number, or `epsilon` or `noise_std` not positive.
+
+    Example:
+        >>> epsilon_problem(0.125, noise_std=0.1)
+        LinearProblem(A: R^2 -> R^2, noise_std=0.1, singular values 1 ... 0.125)
+    """
+    alpha = float(_checks.as_float64("angle", angle)) * math.pi / 180
+    strong = torch.tensor([-math.sin(alpha), math.cos(alpha)], dtype=torch.float64)
+    weak = torch.tensor([math.cos(alpha), math.sin(alpha)], dtype=torch.float64)
+    return LinearProblem(strong.outer(strong) + _checks.positive("epsilon", epsilon) * weak.outer(weak), noise_std)

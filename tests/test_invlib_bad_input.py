@@ -10,6 +10,7 @@ import torch
 import invlib
 from invlib import DensityPrior, GaussianMixture, IResNet, LinearProblem, LogisticPrior
 from invlib.priors import two_bumps
+from invlib.problems import epsilon_problem
 
 NAN, INF = float("nan"), float("inf")
 F64 = torch.float64
@@ -126,6 +127,9 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
     "box infinite": ("upper", lambda: DensityPrior(DENSITY.log_density, [-9.0], [INF])),
     "box text": ("upper", lambda: DensityPrior(DENSITY.log_density, [-9.0], "far")),
     "box that cuts": ("lower and upper", lambda: DensityPrior(DENSITY.log_density, [-1.0], [1.0])),
+    "epsilon_problem epsilon": ("epsilon", lambda: epsilon_problem(0.0, 0.1)),
+    "epsilon_problem noise_std": ("noise_std", lambda: epsilon_problem(0.5, -0.1)),
+    "epsilon_problem angle": ("angle", lambda: epsilon_problem(0.5, 0.1, angle=float("nan"))),
     "two_bumps centre": ("centre", lambda: two_bumps("here")),
     "two_bumps centre scalar": ("centre", lambda: two_bumps(0.8)),
     "two_bumps centre matrix": ("centre", lambda: two_bumps([[0.8, 0.5]])),

@@ -5,7 +5,7 @@ import oracles
 import pytest
 import torch
 
-from invlib import LinearProblem
+from invlib import LinearProblem, epsilon_problem
 
 SHAPES = [(1, 1), (2, 2), (2, 3), (3, 2), (5, 5), (1, 4), (6, 2)]
 
@@ -92,3 +92,12 @@ def test_repr_shows_sizes_noise_and_singular_values():
     assert repr(LinearProblem([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]], 0.25)) == (
         "LinearProblem(A: R^2 -> R^3, noise_std=0.25, singular values 2 ... 1)"
     )
+
+
+def test_epsilon_problem_has_its_singular_values_and_directions():
+    a = epsilon_problem(0.125, 0.1, angle=40.0).operator.numpy()
+    angle = np.deg2rad(40.0)
+    weak, strong = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+    np.testing.assert_allclose(a, a.T, atol=1e-16)
+    np.testing.assert_allclose(a @ weak, 0.125 * weak, atol=1e-15)
+    np.testing.assert_allclose(a @ strong, strong, atol=1e-15)

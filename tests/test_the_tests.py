@@ -162,6 +162,12 @@ def test_an_edit_of_prose_keeps_the_outputs(book: Path) -> None:
     assert execute(book, "--check").returncode == 0
 
 
+def test_an_edit_of_a_docstring_of_the_library_keeps_the_outputs(book: Path) -> None:
+    library = book / "invlib" / "__init__.py"
+    library.write_text('"""Another description."""\n\n' + library.read_text().partition('"""\n')[2])
+    assert execute(book, "--check").returncode == 0
+
+
 def test_running_again_changes_no_byte(book: Path) -> None:
     before = (book / "book" / "chapter.ipynb").read_bytes()
     assert execute(book, "--all").returncode == 0
