@@ -115,20 +115,20 @@ def _update(name: str, net: torch.nn.Module) -> Callable[[], object]:
     return lambda: None
 
 
-class _LossModule(torch.nn.Module):
-    """The loss as a module, for `torch.func.functional_call`."""
+class _TorchFuncLoss(torch.nn.Module):
+    """The loss of the peer in torch.func as a module, for `torch.func.functional_call`."""
 
-    def __init__(self, net: IResNet) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.net = net
+        self.net = _network()
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        return log_det_loss(self.net, x, z, STRENGTH)
+        return peers.torch_func_loss(self.net)(x, z)
 
 
 def _vmapped(members: int) -> Callable[[], None]:
-    """Return a gradient step of `members` single networks by vmap over their stacked parameters."""
-    modules = [_LossModule(_network()) for _ in range(members)]
+    """Return a gradient step of `members` single networks in torch.func, by vmap over their stacked parameters."""
+    modules = [_TorchFuncLoss() for _ in range(members)]
     parameters, _ = torch.func.stack_module_state(modules)
     x, z = _batch(members=members)
 
@@ -143,9 +143,9 @@ def _vmapped(members: int) -> Callable[[], None]:
 
 
 def ensembles(quick: bool) -> Topic:
-    """Time the gradient of 1, 8 and 32 networks: member axis, vmap over stacked parameters, and a loop."""
-    single = _network()
-    one = _gradient(single, _invlib_loss(single))
+    """Time the gradient of 1, 8 and 32 networks: member axis, a loop over ours, torch.func in a loop and by vmap."""
+    ours, theirs = _network(), _network()
+    one, one_by_torch_func = _gradient(ours, _invlib_loss(ours)), _gradient(theirs, peers.torch_func_loss(theirs))
     rows: list[Row] = []
     checks: list[Row] = []
     for count in THREAD_COUNTS:
@@ -153,16 +153,18 @@ def ensembles(quick: bool) -> Topic:
             net = _network(members)
             tasks = {
                 "member axis": _gradient(net, _invlib_loss(net), members),
-                "vmap": _vmapped(members),
                 "loop": lambda members=members: [one() for _ in range(members)],
+                "torch.func vmap": _vmapped(members),
+                "torch.func loop": lambda members=members: [one_by_torch_func() for _ in range(members)],
             }
             with threads(count):
                 times = interleaved(tasks, 2 if quick else max(4, 40 // members))
-            ours = times["member axis"]
             row = {"threads": count, "members": members}
             row |= {f"{name}, ms each": 1e3 * seconds / members for name, seconds in times.items()}
-            rows.append(row | {"members / loop": ours / times["loop"], "members / vmap": ours / times["vmap"]})
-        checks.append(check(f"E = 32 per network / loop, {count} threads", rows[-1]["members / loop"], 0.45))
+            row |= {f"members / {name}": times["member axis"] / times[name] for name in list(tasks)[1:]}
+            rows.append(row)
+        ratio = rows[-1]["members / torch.func loop"]
+        checks.append(check(f"E = 32 per network / torch.func loop, {count} threads", ratio, 0.45))
     return {"title": "Ensembles, 5 blocks of 2-64-64-2, batch 512", "rows": rows, "checks": checks}
 
 

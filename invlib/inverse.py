@@ -101,12 +101,12 @@ def attach_gradient(blocks: Sequence[Block | LinearBlock], x: Tensor, z: Tensor)
     if not residual.requires_grad:
         return x
     correction, point = residual, x
-    derivatives = []
+    passed = []
     for block in (block.detached(x.dtype) for block in blocks):
-        point, derivative = block.value_and_derivative(point)
-        derivatives.append((block, derivative))
-    for block, derivative in reversed(derivatives):
-        correction = block.solve(derivative, correction)
+        point, slopes = block.value_and_slopes(point)
+        passed.append((block, slopes))
+    for block, slopes in reversed(passed):
+        correction = block.solve(slopes, correction)
     return x - _DifferentiableOnce.apply(correction)
 
 
@@ -140,21 +140,23 @@ def _solve_block(
     A Newton step is tried whole, then halved three times; it counts as a success if the residual shrinks as a Newton
     step of that length promises, less a margin. If all fail, the fixed-point step x - r = z - f(x) is taken: it
     multiplies the residual by at most Lip(f) < 1, whatever the point. Where even that gains nothing, what is left is
-    rounding, and the point has to do. Points leave once they have converged (with members: once they have in every
-    member). The tolerance is never taken smaller than the rounding floor of z.
+    rounding, and the point has to do. The tolerance is never taken smaller than the rounding floor of z.
+
+    A direction needs few digits and is computed in single precision, twice as fast; the residual decides. Points leave
+    once they have converged (with members: once they have in every member).
     """
+    iterations = torch.zeros(z.shape[:-1], dtype=torch.long, device=z.device)
     if isinstance(block, LinearBlock):  # solved at once, and refined once
-        x = block.solve(None, z)
-        return x - block.solve(None, block.value(x) - z), torch.ones(z.shape[:-1], dtype=torch.long, device=z.device)
+        x = block.solve((), z)
+        return x - block.solve((), block.value(x) - z), iterations + 1
+    coarse = block.detached(torch.float32)
     floor = 64 * torch.finfo(z.dtype).eps * z.norm(dim=-1).clamp_min(1.0)
     tol = torch.maximum(tol, floor)
-    solution = x.clone()
-    iterations = torch.zeros(z.shape[:-1], dtype=torch.long, device=z.device)
-    rows = torch.arange(z.shape[1], device=z.device)
-    value, derivative = block.value_and_derivative(x)
-    residual = value - z
+    solution, rows = x.clone(), torch.arange(z.shape[1], device=z.device)
+    value, slopes = block.value_and_slopes(x)
+    residual, newton, length = value - z, torch.zeros_like(x), torch.ones_like(tol)
     size = residual.norm(dim=-1)
-    length = torch.ones_like(tol)
+    fresh = torch.ones_like(size, dtype=torch.bool)  # points whose Newton direction is not known yet
     for _ in range(max_iterations):
         moving = size > tol
         stay = moving.any(dim=0)
@@ -164,25 +166,33 @@ def _solve_block(
         if left < 0.8 * len(rows):  # otherwise it costs more to move the others out than to take them along
             solution[:, rows] = x
             rows = rows[stay]
-            x, z, residual, derivative = x[:, stay], z[:, stay], residual[:, stay], derivative[:, stay]
-            length, tol, size, moving = length[:, stay], tol[:, stay], size[:, stay], moving[:, stay]
+            x, z, residual, newton, length, tol, size, moving, fresh, *slopes = (
+                tensor[:, stay] for tensor in (x, z, residual, newton, length, tol, size, moving, fresh, *slopes)
+            )
         iterations[:, rows] += moving
+        newton = _update_directions(coarse, newton, fresh & moving, slopes, residual)
         contract = length < 0.125
-        newton = length.unsqueeze(-1) * block.solve(derivative, residual)
-        candidate = x - torch.where(contract.unsqueeze(-1), residual, newton)
-        value, new_derivative = block.value_and_derivative(candidate)
+        candidate = x - torch.where(contract.unsqueeze(-1), residual, length.unsqueeze(-1) * newton)
+        value, slopes = block.value_and_slopes(candidate)
         new_residual = value - z
         new_size = new_residual.norm(dim=-1)
-        accept = moving & (contract | (new_size <= (1 - 0.25 * length) * size))
+        fresh = moving & (contract | (new_size <= (1 - 0.25 * length) * size))
         tol = torch.where(contract & (new_size >= size), torch.inf, tol)
-        if bool(accept.all()):
-            x, residual, derivative, size = candidate, new_residual, new_derivative, new_size
-            length = torch.ones_like(length)
-        else:
-            x = torch.where(accept.unsqueeze(-1), candidate, x)
-            residual = torch.where(accept.unsqueeze(-1), new_residual, residual)
-            derivative = torch.where(accept[..., None, None], new_derivative, derivative)
-            size = torch.where(accept, new_size, size)
-            length = torch.where(accept, torch.ones_like(length), length / 2)
+        x = torch.where(fresh.unsqueeze(-1), candidate, x)
+        residual = torch.where(fresh.unsqueeze(-1), new_residual, residual)
+        size = torch.where(fresh, new_size, size)
+        length = torch.where(fresh, torch.ones_like(length), length / 2)
     solution[:, rows] = x
     return solution, iterations
+
+
+def _update_directions(
+    block: Block, newton: Tensor, fresh: Tensor, slopes: Sequence[Tensor], residual: Tensor
+) -> Tensor:
+    """Replace the Newton directions, (E, B, n), of the fresh points, (E, B); the slopes of the others are stale."""
+    columns = fresh.any(dim=0)
+    if not bool(columns.all()):
+        residual, *slopes = (tensor[:, columns] for tensor in (residual, *slopes))
+    found = block.solve(tuple(slope.float() for slope in slopes), residual.float()).to(newton.dtype)
+    newton[:, columns] = torch.where(fresh[:, columns].unsqueeze(-1), found, newton[:, columns])
+    return newton

@@ -17,6 +17,7 @@ from invlib import _checks
 from invlib.blocks import (
     Block,
     LinearBlock,
+    Slopes,
     bilipschitz_bounds,
     block_bounds,
     evaluate,
@@ -130,8 +131,8 @@ class IResNet(nn.Module):
         points = self._points("x", x)
         log_dets = []
         for block in self._blocks():
-            points, derivative = block.value_and_derivative(points)
-            log_dets.append(block.log_abs_det(derivative))
+            points, log_det = block.value_and_log_det(points)
+            log_dets.append(log_det)
         return points.reshape(x.shape), torch.stack(log_dets).sum(0).reshape(x.shape[:-1])
 
     def forward_and_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,8 +173,8 @@ class IResNet(nn.Module):
         signs = self._signs(points, generator)
         tangent = signs
         for block in self._blocks():
-            points, derivative = block.value_and_slopes(points)
-            tangent = tangent + block.tangent(derivative, tangent)
+            points, slopes = block.value_and_slopes(points)
+            tangent = tangent + block.tangent(slopes, tangent)
         weighted = signs if metric is None else signs @ metric
         return points.reshape(x.shape), (weighted * tangent).sum(-1).reshape(x.shape[:-1])
 
@@ -190,11 +191,12 @@ class IResNet(nn.Module):
         points = self._points("x", x)
         value, surrogate = torch.zeros_like(points[..., 0]), torch.zeros_like(points[..., 0])
         for block in self._blocks():
-            points, derivative = block.value_and_slopes(points)
             if isinstance(block, LinearBlock):
-                value = value + block.log_abs_det(derivative)
+                points, log_det = block.value_and_log_det(points)
+                value = value + log_det
                 continue
-            block_value, block_surrogate = _power_series(block, derivative, self._signs(points, generator), terms)
+            points, slopes = block.value_and_slopes(points)
+            block_value, block_surrogate = _power_series(block, slopes, self._signs(points, generator), terms)
             value, surrogate = value + block_value, surrogate + block_surrogate
         lipschitz = self.block_bounds().reshape(-1, self.blocks)
         bias = self.dim * (lipschitz ** (terms + 1) / ((terms + 1) * (1 - lipschitz))).sum(-1)
@@ -333,7 +335,7 @@ class IResNet(nn.Module):
         return 2.0 * torch.randint(2, points.shape, generator=generator).to(points) - 1.0
 
 
-def _power_series(block: Block, slopes: Tensor, signs: Tensor, terms: int) -> tuple[Tensor, Tensor]:
+def _power_series(block: Block, slopes: Slopes, signs: Tensor, terms: int) -> tuple[Tensor, Tensor]:
     """The truncated series of log det(I + J), and v* J a with a = sum_k (-J)^k v held fixed: its gradient is right."""
     value = torch.zeros_like(signs[..., 0])
     with torch.no_grad():

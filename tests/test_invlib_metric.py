@@ -284,6 +284,7 @@ def test_the_minima_of_members_are_those_of_their_problems_and_strengths(loss, w
     net = oracles.random_network(2, seed=37, members=2)
     history = invlib.train(net, problems, prior, loss, strength=strengths, generator=oracles.generator(0), **options)
     assert history.minimum.shape == (2,)
+    torch.testing.assert_close(history.excess + history.minimum, history.loss.double())
     for e in range(2):
         single = oracles.random_network(2, seed=37)
         alone = invlib.train(
@@ -305,6 +306,7 @@ def test_an_unknown_minimum_is_none(loss, prior):
     net, problem = oracles.random_network(2, seed=38), LinearProblem(torch.eye(2), 0.3)
     history = invlib.train(net, problem, prior, loss, steps=1, batch_size=4, generator=oracles.generator(0))
     assert history.minimum is None
+    assert history.excess is None
 
 
 @pytest.mark.parametrize("members", [None, 2])

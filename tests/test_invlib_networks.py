@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invlib import IResNet
-from invlib.blocks import smooth_abs, spectral_norm
+from invlib.blocks import Block, smooth_abs, spectral_norm
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -307,6 +307,29 @@ def test_gradients_of_weighted_sums_in_all_parameters_and_in_x_equal_torch_func(
     for gradient, reference in zip(gradients, (*expected, expected_x), strict=True):
         ours = torch.zeros_like(reference) if gradient is None else gradient
         torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("members", [1, 2])
+def test_the_written_out_gradient_of_value_and_jacobian_equals_finite_differences(members, dim):
+    """All inputs, all outputs, by torch's own gradient checker."""
+    net = oracles.random_network(dim, seed=26, gain=2.0, width=4, blocks=1, members=members)
+    (block,) = net._blocks()
+    tensors = [t.detach().requires_grad_() for t in (*block.weights, *block.biases)]
+    x = oracles.randn(members, 5, dim, seed=27).requires_grad_()
+
+    def value_and_jacobian(x: torch.Tensor, *tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return Block(list(tensors[:3]), list(tensors[3:])).value_and_jacobian(x)
+
+    assert torch.autograd.gradcheck(value_and_jacobian, (x, *tensors))
+
+
+def test_second_derivatives_of_the_jacobian_raise():
+    net = oracles.random_network(2, seed=28)
+    x = oracles.randn(4, 2, seed=29).requires_grad_()
+    (gradient,) = torch.autograd.grad(net.forward_and_divergence(x)[1].sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 def test_gradient_of_a_weighted_log_det_equals_finite_differences():
