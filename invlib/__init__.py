@@ -11,6 +11,7 @@ from invlib.bayes import (
     posterior_mean,
 )
 from invlib.inverse import InverseSolution, InversionError
+from invlib.log_det_minimizer import LogDetMinimizer
 from invlib.losses import approximation_loss, divergence_loss, log_det_loss, reconstruction_loss
 from invlib.networks import IResNet
 from invlib.priors import DensityPrior, GaussianMixture, LogisticPrior, two_bumps
@@ -27,6 +28,7 @@ __all__ = [
     "InverseSolution",
     "InversionError",
     "LinearProblem",
+    "LogDetMinimizer",
     "LogisticPrior",
     "QuadratureError",
     "TrainingError",

@@ -1,0 +1,179 @@
+r"""The exact minimizer of the loss with the log-determinant (Theorem 1), for two round bumps in the plane.
+
+Posterior mean and MAP estimate have formulas; this map has none, because its equation contains the density of its own
+outputs. But the loss is convex where it counts, so the minimizer can be computed.
+"""
+
+import torch
+from torch import Tensor
+
+from invlib import _checks
+from invlib.bayes import ConvergenceError
+from invlib.priors import GaussianMixture
+from invlib.problems import LinearProblem
+
+
+class LogDetMinimizer:
+    r"""The diffeomorphism that minimizes $\tfrac12 E\|\varphi(x) - z\|_W^2 - \delta^2 E \log\det D\varphi(x)$.
+
+    It has the form $\varphi = (HW)^{-1} \nabla U$ with a convex function U, and among these maps the loss is convex in
+    U. So U is sought as $\tfrac12 \langle x, HWHx \rangle$ plus a sum of even trial functions, the expectation becomes
+    a sum over a grid, and Newton's method finds the coefficients. The trial functions are quadratics, the logarithm
+    of $\cosh(\langle m, x \rangle / \sigma^2)$ and Gaussians on a grid. A second `spacing` tells the error.
+
+    Args:
+        problem: an injective problem in the plane.
+        prior: two round Gaussians of equal weight and covariance at m and -m, such as `two_bumps()`.
+        whiten: whether W is the inverse of H, as in `train`; otherwise it is the identity.
+        spacing: distance of the Gaussians among the trial functions, in standard deviations of a bump.
+
+    Attributes:
+        value: the loss at the minimizer, taken at z = Hx: without the constant that the noise adds.
+        points: the grid, (B, 2), on one half of the plane; on the other half all is mirrored.
+        mass: the weights of the points, (B,); their sum is one.
+        coefficients: of the trial functions.
+
+    Raises:
+        ValueError: if the problem or the prior is not of this kind, or `spacing` not positive.
+        ConvergenceError: if Newton's method did not arrive.
+
+    Example:
+        >>> from invlib import LinearProblem, two_bumps
+        >>> minimizer = LogDetMinimizer(LinearProblem(torch.eye(2), 0.3), two_bumps())
+        >>> minimizer(torch.zeros(1, 2, dtype=torch.float64))[0].tolist()
+        [[0.0, 0.0]]
+    """
+
+    def __init__(
+        self, problem: LinearProblem, prior: GaussianMixture, *, whiten: bool = False, spacing: float = 0.68
+    ) -> None:
+        _check_bumps(problem, prior)
+        h = problem.normal_operator
+        self.metric = torch.linalg.inv(h) if whiten else torch.eye(2, dtype=torch.float64)
+        self.start, self.mix = h @ self.metric @ h, torch.linalg.inv(h @ self.metric)
+        bump, std = prior.means[0], float(prior.covariances[0, 0, 0].sqrt())
+        self.tilt = bump / std**2
+        along = bump / bump.norm()
+        axes = torch.stack([along, torch.stack([-along[1], along[0]])])
+        step = _checks.positive("spacing", spacing) * std
+        far = torch.arange(0, float(bump.norm()) + 4 * std, step, dtype=torch.float64)
+        aside = 2 * step * torch.arange(-3, 4, dtype=torch.float64)
+        self.centres = torch.cartesian_prod(far, aside) @ axes
+        widths = 1.3 * step * torch.tensor([1, 2], dtype=torch.float64)
+        self.precision = axes.mT @ torch.diag(widths**-2) @ axes
+        self.points, self.mass = _half_plane(prior, axes, std)
+        self.coefficients, self.value = self._minimize(self.points @ h, problem.noise_std**2)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return phi(x), (B, n), and D phi(x), (B, n, n), for float64 points x of shape (B, n)."""
+        _checks.vectors("x", x, 2)
+        return self._combine(x, *self._trial_functions(x), self.coefficients)
+
+    def inverse(self, z: Tensor, near: Tensor) -> Tensor:
+        """Return phi^{-1}(z), (B, n), by a damped Newton method that starts at the points `near`, both float64.
+
+        Raises:
+            ConvergenceError: if some residual stays above 1e-9.
+        """
+        _checks.vectors("z", z, 2)
+        x = near
+        for _ in range(50):
+            value, jacobian = self(x)
+            residual = value - z
+            size = residual.norm(dim=-1, keepdim=True)
+            if bool(size.max() < 1e-12):
+                break
+            step = torch.linalg.solve(jacobian, residual.unsqueeze(-1)).squeeze(-1)
+            length = torch.ones_like(size)
+            for _ in range(12):
+                worse = (self(x - length * step)[0] - z).norm(dim=-1, keepdim=True) > size.clamp_min(1e-12)
+                if not bool(worse.any()):
+                    break
+                length = torch.where(worse, 0.5 * length, length)
+            x = x - length * step
+        if not bool(size.max() < 1e-9):
+            raise ConvergenceError(f"the inverse was not reached: largest residual {float(size.max()):.2g}")
+        return x
+
+    def _minimize(self, hx: Tensor, tau: float) -> tuple[Tensor, float]:
+        """The coefficients of the trial functions that minimize the loss, and the loss; hx is H times the points."""
+        x, mass = self.points, self.mass
+        gradients, hessians = self._trial_functions(x)
+        inner = self.mix.mT @ self.metric @ self.mix
+        quadratic = torch.einsum("q,qfi,ij,qgj->fg", mass, gradients, inner, gradients)
+
+        def loss(coefficients: Tensor) -> Tensor:  # nan where the Jacobian is not positive definite
+            value, jacobian = self._combine(x, gradients, hessians, coefficients)
+            misfit = value - hx
+            return mass @ (0.5 * (misfit @ self.metric * misfit).sum(-1) - tau * jacobian.logdet())
+
+        coefficients = torch.zeros(gradients.shape[1], dtype=torch.float64)
+        decrease = torch.tensor(torch.inf)
+        for _ in range(50):
+            value, jacobian = self._combine(x, gradients, hessians, coefficients)
+            pulled = (value - hx) @ self.metric @ self.mix
+            relative = torch.linalg.solve(jacobian.unsqueeze(1), self.mix @ hessians)
+            slope = torch.einsum("q,qi,qfi->f", mass, pulled, gradients)
+            slope -= tau * torch.einsum("q,qfii->f", mass, relative)
+            relative = mass.sqrt()[:, None, None, None] * relative
+            curvature = quadratic + tau * torch.einsum("qfij,qgji->fg", relative, relative)
+            scale = curvature.diagonal().rsqrt()  # the trial functions overlap
+            scaled = scale[:, None] * curvature * scale
+            scaled.diagonal().add_(1e-12)
+            step = scale * torch.linalg.solve(scaled, scale * slope)
+            decrease = slope @ step  # twice what Newton's method predicts
+            length = 1.0
+            while length > 1e-6 and not bool(loss(coefficients - length * step) < loss(coefficients)):
+                length /= 2
+            if length < 1e-6 or bool(decrease < 1e-20):
+                break
+            coefficients = coefficients - length * step
+        if not bool(decrease < 1e-12):
+            raise ConvergenceError(f"the minimizer was not reached: the loss may still fall by {float(decrease):.2g}")
+        return coefficients, float(loss(coefficients))
+
+    def _trial_functions(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients, (B, F, n), and Hessians, (B, F, n, n), of the trial functions at x."""
+        quadratics = torch.tensor([[[1, 0], [0, 0]], [[0, 1], [1, 0]], [[0, 0], [0, 1]]], dtype=x.dtype)
+        tanh = torch.tanh(x @ self.tilt)[:, None, None]
+        gradient, hessian = torch.zeros(()), torch.zeros(())
+        for sign in (1, -1):  # a Gaussian and its mirror image
+            away = x.unsqueeze(1) - sign * self.centres
+            pulled = away @ self.precision
+            height = torch.exp(-0.5 * (away * pulled).sum(-1, keepdim=True))
+            outer = pulled.unsqueeze(-1) * pulled.unsqueeze(-2) - self.precision
+            gradient = gradient - height * pulled
+            hessian = hessian + height.unsqueeze(-1) * outer
+        bend = (1 - tanh.square()).unsqueeze(-1) * self.tilt.outer(self.tilt)
+        gradients = [torch.einsum("fij,bj->bfi", quadratics, x), tanh * self.tilt, gradient]
+        return torch.cat(gradients, 1), torch.cat([quadratics.expand(len(x), -1, -1, -1), bend, hessian], 1)
+
+    def _combine(self, x: Tensor, gradients: Tensor, hessians: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Return phi and D phi for U = <x, HWHx> / 2 + the sum of the trial functions."""
+        gradient = x @ self.start + torch.einsum("bfi,f->bi", gradients, coefficients)
+        hessian = self.start + torch.einsum("bfij,f->bij", hessians, coefficients)
+        return gradient @ self.mix.mT, self.mix @ hessian
+
+
+def _half_plane(prior: GaussianMixture, axes: Tensor, std: float) -> tuple[Tensor, Tensor]:
+    """Points and weights of the trapezoidal rule for the prior, on the side of its first bump: all else is even."""
+    step = 0.2 * std
+    far = torch.arange(step / 2, float(prior.means[0].norm()) + 7 * std, step, dtype=torch.float64)
+    aside = step * torch.arange(-35, 36, dtype=torch.float64)
+    points = torch.cartesian_prod(far, aside) @ axes
+    mass = prior.log_prob(points).exp()
+    kept = mass > 1e-9 * mass.max()
+    return points[kept], mass[kept] / mass[kept].sum()
+
+
+def _check_bumps(problem: LinearProblem, prior: GaussianMixture) -> None:
+    if problem.dim != 2 or not problem.is_injective:
+        raise ValueError(f"problem must be injective and in the plane, got {problem}")
+    pair = isinstance(prior, GaussianMixture) and prior.means.shape == (2, 2)
+    if pair:
+        covariance = prior.covariances[0, 0, 0] * torch.eye(2, dtype=torch.float64)
+        mirrored = torch.equal(prior.means[0], -prior.means[1]) and bool(prior.means[0].norm() > 0)
+        round_ = torch.allclose(prior.covariances, covariance, rtol=1e-12)
+        pair = mirrored and round_ and torch.allclose(prior.weights, prior.weights.flip(0), rtol=1e-12)
+    if not pair:
+        raise ValueError(f"prior must be two equal round Gaussians at m and -m in the plane, got {prior!r}")

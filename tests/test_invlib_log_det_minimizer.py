@@ -1,0 +1,98 @@
+"""Tests of `invlib.LogDetMinimizer`: the equation of Theorem 1, closed forms, a convex loss, and its errors."""
+
+import math
+
+import oracles
+import pytest
+import torch
+from torch import Tensor
+
+import invlib
+from invlib import GaussianMixture, IResNet, LinearProblem, LogDetMinimizer, two_bumps
+
+PROBLEM = invlib.epsilon_problem(0.5, 0.3)
+IDENTITY = LinearProblem(torch.eye(2), 0.3)
+
+
+def data(problem: LinearProblem, prior: GaussianMixture, count: int = 200) -> Tensor:
+    generator = oracles.generator(1)
+    return problem.normal_data(problem.measure(prior.sample(count, generator=generator), generator=generator))
+
+
+def output_score(minimizer: LogDetMinimizer, prior: GaussianMixture, x: Tensor) -> Tensor:
+    """grad log q at phi(x), by automatic differentiation of log p_X - log det D phi."""
+    points = x.clone().requires_grad_()
+    jacobian = minimizer(points)[1]
+    (slope,) = torch.autograd.grad((prior.log_prob(points) - jacobian.logdet()).sum(), points)
+    return torch.linalg.solve(jacobian.detach().mT, slope.unsqueeze(-1)).squeeze(-1)
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+@pytest.mark.parametrize("std", [0.3, 0.59, 2.0])
+def test_it_satisfies_the_equation_of_theorem_1_in_its_norm_and_not_in_the_other(std, whiten):
+    """H x = z + delta^2 W^{-1} grad log q(z) at x = phi^{-1}(z): half a per cent of the last term."""
+    prior = two_bumps((1.5 * std, 0.8 * std), std)
+    problem = invlib.epsilon_problem(0.5, 0.5 * std)
+    minimizer, z, h = LogDetMinimizer(problem, prior, whiten=whiten), data(problem, prior), problem.normal_operator
+    x = minimizer.inverse(z, invlib.posterior_mean(problem, prior, z))
+    pull = problem.noise_std**2 * output_score(minimizer, prior, x)
+    gap = x @ h - z
+    right, wrong = (pull @ h, pull) if whiten else (pull, pull @ h)
+    assert (gap - right).norm() < 0.005 * right.norm()
+    assert (gap - wrong).norm() > 0.2 * wrong.norm()
+
+
+def test_bumps_that_nearly_coincide_give_the_filter_of_a_gaussian():
+    prior = two_bumps((1e-4, 0.0), std=0.7)
+    x = oracles.randn(50, 2, seed=2)
+    slope = 0.5 * (1 + math.sqrt(1 + 4 * 0.3**2 / 0.7**2))
+    torch.testing.assert_close(LogDetMinimizer(IDENTITY, prior)(x)[0], slope * x, rtol=1e-5, atol=1e-6)
+
+
+def test_jacobian_and_inverse_belong_to_the_map():
+    prior = two_bumps()
+    minimizer, x = LogDetMinimizer(PROBLEM, prior), prior.sample(40, generator=oracles.generator(3))
+    value, jacobian = minimizer(x)
+    expected = torch.autograd.functional.jacobian(lambda points: minimizer(points)[0].sum(0), x).movedim(0, 1)
+    torch.testing.assert_close(jacobian, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(minimizer.inverse(value, torch.zeros_like(x)), x, rtol=1e-8, atol=1e-8)
+
+
+def test_a_second_spacing_and_any_network_have_a_larger_loss():
+    """The value is the infimum: other trial functions reach the same, a network that was trained little stays above."""
+    prior = two_bumps()
+    exact, other = LogDetMinimizer(IDENTITY, prior), LogDetMinimizer(IDENTITY, prior, spacing=0.85)
+    assert other.value == pytest.approx(exact.value, abs=1e-6 * 0.3**2)
+    x = prior.transport(
+        torch.quasirandom.SobolEngine(3, scramble=True, seed=4).draw(4096, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+    )
+    net = IResNet(2, dtype=torch.float64, generator=oracles.generator(5))
+    invlib.train(net, IDENTITY, prior, "log_det", steps=50, generator=oracles.generator(6))
+    assert invlib.log_det_loss(net, x, x, 0.3).item() > exact.value
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("problem", lambda: LogDetMinimizer(LinearProblem([[1.0, 0.0]], 0.1), two_bumps())),
+        ("problem", lambda: LogDetMinimizer(LinearProblem(torch.eye(3), 0.1), two_bumps((1.0, 0.0, 0.0)))),
+        ("prior", lambda: LogDetMinimizer(IDENTITY, two_bumps((0.0, 0.0)))),
+        ("prior", lambda: LogDetMinimizer(IDENTITY, two_bumps((1.0,)))),
+        ("prior", lambda: LogDetMinimizer(IDENTITY, oracles.random_mixture(2, 2, seed=7))),
+        ("prior", lambda: LogDetMinimizer(IDENTITY, oracles.random_mixture(2, 3, seed=7))),
+        ("prior", lambda: LogDetMinimizer(IDENTITY, invlib.LogisticPrior([1.0, 1.0]))),
+        ("spacing", lambda: LogDetMinimizer(IDENTITY, two_bumps(), spacing=0.0)),
+        ("z", lambda: LogDetMinimizer(IDENTITY, two_bumps()).inverse(torch.full((1, 2), torch.nan), torch.zeros(1, 2))),
+        ("x", lambda: LogDetMinimizer(IDENTITY, two_bumps())(torch.zeros(4, 3, dtype=torch.float64))),
+    ],
+)
+def test_bad_input_is_named(name, make):
+    with pytest.raises(ValueError, match=f"^{name} must"):
+        make()
+
+
+def test_an_inverse_that_is_not_reached_raises():
+    """Data of size 1e12 cannot be met to 1e-9 in float64."""
+    minimizer, zero = LogDetMinimizer(IDENTITY, two_bumps()), torch.zeros(1, 2, dtype=torch.float64)
+    with pytest.raises(invlib.ConvergenceError, match="largest residual"):
+        minimizer.inverse(zero + 1e12, zero)
