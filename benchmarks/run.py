@@ -22,6 +22,8 @@ import inversion
 import peers
 import speed
 
+from invlib.training import _keep_freed_memory
+
 TOPICS = {
     "training_step": speed.training_step,
     "ensembles": speed.ensembles,
@@ -77,6 +79,7 @@ def main() -> None:
     arguments = parser.parse_args()
     common.THREAD_COUNTS[:] = arguments.threads
     torch.set_num_threads(1)  # where a topic does not say otherwise
+    _keep_freed_memory()  # as in `train`, and for all competitors alike, whatever the order of the topics
     warnings.filterwarnings("ignore", module="normflows|FrEIA")
     for name, version in peers.versions().items():
         print(f"{name}: {version}")

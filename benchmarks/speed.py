@@ -170,30 +170,26 @@ def ensembles(quick: bool) -> Topic:
 
 def sweep(quick: bool) -> Topic:
     """Time `train` with a sweep of 32 strengths against 32 single networks, both with default options."""
-    steps, rounds = (3, 1) if quick else (15, 3)
+    steps, rounds = (3, 1) if quick else (40, 3)
     strengths = [0.05 + 0.01 * k for k in range(32)]
     rows: list[Row] = []
     checks: list[Row] = []
-    for loss in ("divergence", "reconstruction"):
-        one, many = IResNet(2, generator=seeded()), IResNet(2, members=32, generator=seeded())
-        seconds: dict[str, list[float]] = {"one": [], "sweep": []}
-        with threads(1):
-            for _ in range(rounds):  # the history's own clock: without the setting up that long runs do not notice
-                alone = train(one, PROBLEM, PRIOR, loss, steps=steps, generator=seeded())
-                together = train(many, PROBLEM, PRIOR, loss, strength=strengths, steps=steps, generator=seeded())
-                seconds["one"].append(alone.seconds / steps)
-                seconds["sweep"].append(together.seconds / steps)
-        single, sweep_of_32 = (statistics.median(values) for values in seconds.values())
-        ratio = sweep_of_32 / (32 * single)
-        rows.append(
-            {"loss": loss, "ms a step, sweep": 1e3 * sweep_of_32, "ms a step, one": 1e3 * single, "ratio": ratio}
-        )
-        checks.append(check(f"sweep of 32 / 32 singles, {loss}", ratio, 0.4))
-    return {
-        "title": "train(), default options, 3 blocks of 2-32-32-2, batch 256, 1 thread",
-        "rows": rows,
-        "checks": checks,
-    }
+    for count in THREAD_COUNTS:
+        for loss in ("divergence", "reconstruction"):
+            one, many = IResNet(2, generator=seeded()), IResNet(2, members=32, generator=seeded())
+            seconds: dict[str, list[float]] = {"one": [], "sweep": []}
+            with threads(count):
+                for _ in range(rounds):  # the history's own clock: without the setting up that long runs do not notice
+                    alone = train(one, PROBLEM, PRIOR, loss, steps=steps, generator=seeded())
+                    together = train(many, PROBLEM, PRIOR, loss, strength=strengths, steps=steps, generator=seeded())
+                    seconds["one"].append(alone.seconds / steps)
+                    seconds["sweep"].append(together.seconds / steps)
+            single, sweep_of_32 = (statistics.median(values) for values in seconds.values())
+            ratio = sweep_of_32 / (32 * single)
+            times = {"ms a step, sweep": 1e3 * sweep_of_32, "ms a step, one": 1e3 * single}
+            rows.append({"threads": count, "loss": loss} | times | {"ratio": ratio})
+            checks.append(check(f"sweep of 32 / 32 singles, {loss}, {count} threads", ratio, 0.4))
+    return {"title": "train(), default options, 3 blocks of 2-32-32-2, batch 256", "rows": rows, "checks": checks}
 
 
 def dimensions(quick: bool) -> Topic:

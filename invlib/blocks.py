@@ -208,7 +208,8 @@ class Block:
     def _jacobian(self, slopes: Slopes) -> Tensor:
         """I + U V, (E, B, n, n), the tangents of the n coordinate directions."""
         first, second = (slope.unsqueeze(1) for slope in slopes)
-        tangents = second * _rows(first * self.weights[0].mT.unsqueeze(2), self.weights[1].mT)
+        columns = self.weights[0].mT.contiguous().unsqueeze(2)  # or the product would be laid out transposed
+        tangents = second * _rows(first * columns, self.weights[1].mT)
         return _add_identity(_rows(tangents, self.weights[2].mT))
 
     def _core(self, slopes: Slopes) -> Tensor:
