@@ -170,6 +170,14 @@ def test_members_of_very_different_difficulty_are_all_converged():
     assert int(solution.iterations[0].max()) <= int(solution.iterations[1].max())
 
 
+@pytest.mark.parametrize("members", [None, 3])
+def test_on_smooth_blocks_newton_steps_count_from_the_first_one(members):
+    """Ten digits in at most five iterations a block: there is no time for a halved or a lost step."""
+    net = oracles.random_network(2, seed=20, members=members)
+    z = oracles.randn(*((members,) if members else ()), 300, 2, seed=21)
+    assert int(net.solve_inverse(z, tol=1e-10).iterations.max()) <= 5 * net.blocks
+
+
 def test_starting_near_the_solution_saves_iterations_and_changes_nothing_else():
     net = saturated(2, 0.99, blocks=4)
     x = 2 * oracles.randn(200, 2, seed=13)
