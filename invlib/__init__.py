@@ -1,7 +1,7 @@
 """Invertible residual networks as Bayesian point estimators: the library of the book."""
 
+from invlib.ascent import ConvergenceError
 from invlib.bayes import (
-    ConvergenceError,
     data_distribution,
     log_evidence,
     map_curvature,

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from invlib import _checks
-from invlib.bayes import ConvergenceError
-from invlib.priors import GaussianMixture
+from invlib.ascent import ConvergenceError, ascend
+from invlib.priors import GaussianMixture, two_bumps
 from invlib.problems import LinearProblem
 
 
@@ -73,64 +73,48 @@ class LogDetMinimizer:
         """Return phi^{-1}(z), (B, n), by a damped Newton method that starts at the points `near`, both float64.
 
         Raises:
-            ConvergenceError: if some residual stays above 1e-9.
+            ConvergenceError: if some point was not reached to rounding accuracy.
         """
         _checks.vectors("z", z, 2)
-        x = near
-        for _ in range(50):
-            value, jacobian = self(x)
-            residual = value - z
-            size = residual.norm(dim=-1, keepdim=True)
-            if bool(size.max() < 1e-12):
-                break
-            step = torch.linalg.solve(jacobian, residual.unsqueeze(-1)).squeeze(-1)
-            length = torch.ones_like(size)
-            for _ in range(12):
-                worse = (self(x - length * step)[0] - z).norm(dim=-1, keepdim=True) > size.clamp_min(1e-12)
-                if not bool(worse.any()):
-                    break
-                length = torch.where(worse, 0.5 * length, length)
-            x = x - length * step
-        if not bool(size.max() < 1e-9):
-            raise ConvergenceError(f"the inverse was not reached: largest residual {float(size.max()):.2g}")
+
+        def value(x: Tensor) -> Tensor:
+            return -0.5 * (self(x)[0] - z).square().sum(-1)
+
+        def derivatives(x: Tensor) -> tuple[Tensor, Tensor]:  # less a term that vanishes at the solution
+            image, jacobian = self(x)
+            return ((z - image).unsqueeze(-2) @ jacobian).squeeze(-2), -jacobian.mT @ jacobian
+
+        x, settled = ascend(value, derivatives, near)
+        if not bool(settled.all()):
+            raise ConvergenceError(f"the inverse was not reached for {int((~settled).sum())} of {len(z)} data z")
         return x
 
-    def _minimize(self, hx: Tensor, tau: float) -> tuple[Tensor, float]:
+    def _minimize(self, hx: Tensor, variance: float) -> tuple[Tensor, float]:
         """The coefficients of the trial functions that minimize the loss, and the loss; hx is H times the points."""
-        x, mass = self.points, self.mass
-        gradients, hessians = self._trial_functions(x)
+        gradients, hessians = self._trial_functions(self.points)
         inner = self.mix.mT @ self.metric @ self.mix
-        quadratic = torch.einsum("q,qfi,ij,qgj->fg", mass, gradients, inner, gradients)
+        quadratic = torch.einsum("q,qfi,ij,qgj->fg", self.mass, gradients, inner, gradients)
+        scale = quadratic.diagonal().rsqrt()
+        gradients, hessians = gradients * scale[:, None], hessians * scale[:, None, None]
+        quadratic = scale[:, None] * quadratic * scale
 
-        def loss(coefficients: Tensor) -> Tensor:  # nan where the Jacobian is not positive definite
-            value, jacobian = self._combine(x, gradients, hessians, coefficients)
-            misfit = value - hx
-            return mass @ (0.5 * (misfit @ self.metric * misfit).sum(-1) - tau * jacobian.logdet())
+        def value(coefficients: Tensor) -> Tensor:  # nan where the Jacobian is not positive definite
+            image, jacobian = self._combine(self.points, gradients, hessians, coefficients[0])
+            misfit = image - hx
+            return -(self.mass @ (0.5 * (misfit @ self.metric * misfit).sum(-1) - variance * jacobian.logdet()))[None]
 
-        coefficients = torch.zeros(gradients.shape[1], dtype=torch.float64)
-        decrease = torch.tensor(torch.inf)
-        for _ in range(50):
-            value, jacobian = self._combine(x, gradients, hessians, coefficients)
-            pulled = (value - hx) @ self.metric @ self.mix
+        def derivatives(coefficients: Tensor) -> tuple[Tensor, Tensor]:
+            image, jacobian = self._combine(self.points, gradients, hessians, coefficients[0])
             relative = torch.linalg.solve(jacobian.unsqueeze(1), self.mix @ hessians)
-            slope = torch.einsum("q,qi,qfi->f", mass, pulled, gradients)
-            slope -= tau * torch.einsum("q,qfii->f", mass, relative)
-            relative = mass.sqrt()[:, None, None, None] * relative
-            curvature = quadratic + tau * torch.einsum("qfij,qgji->fg", relative, relative)
-            scale = curvature.diagonal().rsqrt()  # the trial functions overlap
-            scaled = scale[:, None] * curvature * scale
-            scaled.diagonal().add_(1e-12)
-            step = scale * torch.linalg.solve(scaled, scale * slope)
-            decrease = slope @ step  # twice what Newton's method predicts
-            length = 1.0
-            while length > 1e-6 and not bool(loss(coefficients - length * step) < loss(coefficients)):
-                length /= 2
-            if length < 1e-6 or bool(decrease < 1e-20):
-                break
-            coefficients = coefficients - length * step
-        if not bool(decrease < 1e-12):
-            raise ConvergenceError(f"the minimizer was not reached: the loss may still fall by {float(decrease):.2g}")
-        return coefficients, float(loss(coefficients))
+            slope = torch.einsum("q,qi,qfi->f", self.mass, (image - hx) @ self.metric @ self.mix, gradients)
+            slope -= variance * torch.einsum("q,qfii->f", self.mass, relative)
+            curvature = quadratic + variance * torch.einsum("q,qfij,qgji->fg", self.mass, relative, relative)
+            return -slope[None], -curvature[None]
+
+        coefficients, settled = ascend(value, derivatives, torch.zeros_like(scale)[None])
+        if not bool(settled):
+            raise ConvergenceError("the minimizer was not reached")
+        return scale * coefficients[0], -float(value(coefficients))
 
     def _trial_functions(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients, (B, F, n), and Hessians, (B, F, n, n), of the trial functions at x."""
@@ -169,11 +153,12 @@ def _half_plane(prior: GaussianMixture, axes: Tensor, std: float) -> tuple[Tenso
 def _check_bumps(problem: LinearProblem, prior: GaussianMixture) -> None:
     if problem.dim != 2 or not problem.is_injective:
         raise ValueError(f"problem must be injective and in the plane, got {problem}")
-    pair = isinstance(prior, GaussianMixture) and prior.means.shape == (2, 2)
+    pair = isinstance(prior, GaussianMixture) and prior.means.shape == (2, 2) and bool(prior.means.any())
     if pair:
-        covariance = prior.covariances[0, 0, 0] * torch.eye(2, dtype=torch.float64)
-        mirrored = torch.equal(prior.means[0], -prior.means[1]) and bool(prior.means[0].norm() > 0)
-        round_ = torch.allclose(prior.covariances, covariance, rtol=1e-12)
-        pair = mirrored and round_ and torch.allclose(prior.weights, prior.weights.flip(0), rtol=1e-12)
+        bumps = two_bumps(prior.means[0], float(prior.covariances[0, 0, 0].sqrt()))
+        pair = all(
+            torch.allclose(getattr(prior, name), getattr(bumps, name), rtol=1e-12)
+            for name in ("weights", "means", "covariances")
+        )
     if not pair:
         raise ValueError(f"prior must be two equal round Gaussians at m and -m in the plane, got {prior!r}")

@@ -6,7 +6,7 @@ taken over a box that holds the posterior's mass, with a spacing that is halved 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +21,7 @@ class QuadratureError(RuntimeError):
     """An integral did not settle to its tolerance."""
 
 
-@dataclass(frozen=True)
-class Moments:
+class Moments(NamedTuple):
     """Integrals of exp(f): log of the mass, (B,), mean, (B, n), and covariance, (B, n, n)."""
 
     log_mass: Tensor

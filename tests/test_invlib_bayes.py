@@ -390,8 +390,8 @@ def test_a_rank_deficient_operator_gives_no_density_of_z():
 def test_map_raises_convergence_error_where_the_best_mode_is_not_reached(monkeypatch):
     """The iteration is cut after one step by hand: the public function must notice."""
     problem, prior, y = setting(2, 2, 2, noise_std=1.0)
-    climb = invlib.bayes._climb
-    monkeypatch.setattr(invlib.bayes, "_climb", lambda posterior, x: climb(posterior, x, iterations=1))
+    ascend = invlib.bayes.ascend
+    monkeypatch.setattr(invlib.bayes, "ascend", lambda *arguments: ascend(*arguments, iterations=1))
     with pytest.raises(invlib.ConvergenceError, match=r"MAP estimate was not reached for .* of 20 data"):
         invlib.map_estimate(problem, prior, problem.normal_data(y))
 
