@@ -70,13 +70,15 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
 
 
 def code_hash(notebook: NotebookNode, library: Path = LIBRARY) -> str:
-    """Return the SHA-256 of a notebook's code and of the code of all Python files of the library."""
+    """Return the SHA-256 of a notebook's code and of the library's: its Python files and its style of figures."""
     digest = hashlib.sha256()
     for cell in code_cells(notebook):
         digest.update(cell.source.encode() + b"\0")
     for path in sorted(library.rglob("*.py"), key=lambda path: path.relative_to(library).as_posix()):
         code = code_lines(path.read_text(encoding="utf-8"))
         digest.update(f"{path.relative_to(library).as_posix()}\0{code}\0".encode())
+    for path in sorted(library.glob("*.mplstyle")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -82,6 +82,15 @@ def covariances(name: str, matrices: Tensor) -> Tensor:
     return factors
 
 
+def metric(value: Tensor, dim: int, members: int | None) -> Tensor:
+    """Return `value` if it is a tensor of shape (dim, dim), or (members, dim, dim)."""
+    shapes = [(dim, dim)] if members is None else [(dim, dim), (members, dim, dim)]
+    if not isinstance(value, Tensor) or value.shape not in shapes:
+        found = tuple(value.shape) if isinstance(value, Tensor) else value
+        raise ValueError(f"metric must be a tensor of shape {' or '.join(map(str, shapes))}, got {found}")
+    return value
+
+
 def _number(name: str, value: object) -> float:
     try:
         return float(value)  # type: ignore[arg-type]

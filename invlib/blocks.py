@@ -1,7 +1,8 @@
 """Residual blocks x + f(x): the activation, the exact spectral norm, and the evaluation with the exact Jacobian."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -154,9 +155,7 @@ class Block:
 
     def value(self, x: Tensor) -> Tensor:
         """Return x + f(x), (E, B, n)."""
-        hidden, _ = smooth_abs(torch.baddbmm(self.biases[0], x, self.weights[0].mT))
-        hidden, _ = smooth_abs(torch.baddbmm(self.biases[1], hidden, self.weights[1].mT))
-        return x + torch.baddbmm(self.biases[2], hidden, self.weights[2].mT)
+        return self.value_and_slopes(x)[0]
 
     def value_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return x + f(x), (E, B, n), and its Jacobian, (E, B, n, n), differentiable once."""
@@ -179,15 +178,19 @@ class Block:
         """Return the derivative of f, not of x + f, applied to v, (E, B, n)."""
         return self._inner_tangent(slopes, v) @ self.weights[2].mT
 
-    def solve(self, slopes: Slopes, residual: Tensor) -> Tensor:
-        r"""Return $(I + Df)^{-1} r$ for residuals r of shape (E, B, n).
+    def solver(self, slopes: Slopes) -> Callable[[Tensor], Tensor]:
+        r"""Return the function $r \mapsto (I + Df)^{-1} r$ of residuals r of shape (E, B, n).
 
         With $Df = UV$ of low rank this is $r - U (I + VU)^{-1} V r$ (Woodbury): no n x n matrix is formed.
         """
         if not self.is_low_rank:
-            return solve_small(self._jacobian(slopes), residual)
-        inner = self._inner_tangent(slopes, residual).unsqueeze(-1)
-        return residual - torch.linalg.solve(self._core(slopes), inner).squeeze(-1) @ self.weights[2].mT
+            return partial(solve_small, self._jacobian(slopes))
+
+        def woodbury(residual: Tensor) -> Tensor:
+            inner = self._inner_tangent(slopes, residual).unsqueeze(-1)
+            return residual - torch.linalg.solve(self._core(slopes), inner).squeeze(-1) @ self.weights[2].mT
+
+        return woodbury
 
     def value_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r"""Return x + f(x), (E, B, n), and $\log|\det(I + Df)|$, (E, B).
@@ -225,49 +228,14 @@ class Block:
         return Block([w.detach().to(dtype) for w in self.weights], [b.detach().to(dtype) for b in self.biases])
 
 
-@dataclass(frozen=True)
-class LinearBlock:
-    """A fixed invertible linear map x -> M x in the place of a block, (E, n, n)."""
-
-    matrix: Tensor
-
-    def value(self, x: Tensor) -> Tensor:
-        """Return M x, (E, B, n)."""
-        return x @ self.matrix.mT
-
-    def value_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return M x, (E, B, n), and M for every point, (E, B, n, n)."""
-        return self.value(x), self.matrix.unsqueeze(1).expand(*x.shape, x.shape[-1])
-
-    def value_and_slopes(self, x: Tensor) -> tuple[Tensor, Slopes]:
-        """Return M x, and no slopes: the derivative is known."""
-        return self.value(x), ()
-
-    def tangent(self, slopes: Slopes, v: Tensor) -> Tensor:
-        """Return (M - I) v, the derivative of the map less that of the identity, (E, B, n)."""
-        return self.value(v) - v
-
-    def solve(self, slopes: Slopes, residual: Tensor) -> Tensor:
-        """Return M^{-1} r for residuals r of shape (E, B, n)."""
-        return torch.linalg.solve(self.matrix, residual.mT).mT
-
-    def value_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return M x, (E, B, n), and log|det M|, (E, B)."""
-        return self.value(x), torch.linalg.slogdet(self.matrix).logabsdet.unsqueeze(-1).expand(x.shape[:2])
-
-    def detached(self, dtype: torch.dtype) -> "LinearBlock":
-        """Return the same map in another dtype."""
-        return LinearBlock(self.matrix.to(dtype))
-
-
-def evaluate(blocks: Sequence[Block | LinearBlock], x: Tensor) -> Tensor:
+def evaluate(blocks: Sequence[Block], x: Tensor) -> Tensor:
     """Return the composition of the blocks, first block first, at x of shape (E, B, n)."""
     for block in blocks:
         x = block.value(x)
     return x
 
 
-def evaluate_with_jacobian(blocks: Sequence[Block | LinearBlock], x: Tensor) -> tuple[Tensor, Tensor]:
+def evaluate_with_jacobian(blocks: Sequence[Block], x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the composition at x, (E, B, n), and its Jacobian, (E, B, n, n), the product of the blocks' Jacobians."""
     x, jacobian = blocks[0].value_and_jacobian(x)
     for block in blocks[1:]:
@@ -280,14 +248,3 @@ def block_bounds(blocks: Sequence[Block]) -> Tensor:
     """Return the product of the spectral norms of each block's layers, (E, K): a bound on its Lip(f)."""
     layers = zip(*(block.weights for block in blocks), strict=True)
     return torch.stack([spectral_norm(torch.stack(weights, dim=1)) for weights in layers]).prod(dim=0)
-
-
-def bilipschitz_bounds(blocks: Sequence[Block | LinearBlock]) -> tuple[Tensor, Tensor]:
-    """Return (E,) lower and upper bounds of |phi(a) - phi(b)| / |a - b| for the composition phi of the blocks."""
-    bounds = block_bounds([block for block in blocks if isinstance(block, Block)])
-    lower, upper = (1 - bounds).prod(dim=-1), (1 + bounds).prod(dim=-1)
-    for block in blocks:
-        if isinstance(block, LinearBlock):
-            singular_values = torch.linalg.svdvals(block.matrix)
-            lower, upper = lower * singular_values[:, -1], upper * singular_values[:, 0]
-    return lower, upper

@@ -29,22 +29,6 @@ COLOURS = {
 A strategy has the colour of the estimator that it aims at.
 """
 
-STYLE = {
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "savefig.facecolor": "white",
-    "figure.dpi": 110,
-    "savefig.dpi": 110,
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "axes.prop_cycle": "cycler('color', ['#4477aa', '#cc3311', '#117733', '#aa4499', '#ddaa33', '#555555'])",
-}
-"""Matplotlib settings of the book: `plt.style.use(drawing.STYLE)`. White backgrounds stay readable in dark mode."""
-
 Extent = tuple[float, float, float, float]
 """Left, right, bottom, top, in data coordinates."""
 

@@ -1,13 +1,13 @@
 """The inverse of a composition of blocks x + f(x), Lip(f) < 1: safeguarded Newton with a certified error bound."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from invlib.blocks import Block, LinearBlock, evaluate
+from invlib.blocks import Block, evaluate
 
 
 class InversionError(RuntimeError):
@@ -49,64 +49,44 @@ class InverseSolution:
                 self,
             )
 
-    def reshape(self, shape: torch.Size) -> "InverseSolution":
-        """Return the solution with its points in the given shape (..., n)."""
-        scalars = {
-            name: getattr(self, name).reshape(shape[:-1])
-            for name in ("residual", "iterations", "converged", "error_bound")
-        }
-        return replace(self, x=self.x.reshape(shape), **scalars)
-
 
 def solve_blocks(
-    blocks: Sequence[Block | LinearBlock],
-    z: Tensor,
-    near: Tensor | None,
-    bounds: tuple[Tensor, Tensor],
-    *,
-    tol: float,
-    max_iterations: int,
-) -> InverseSolution:
+    blocks: Sequence[Block], z: Tensor, near: Tensor | None, tol: Tensor, lipschitz: float, max_iterations: int
+) -> tuple[Tensor, Tensor]:
     """Invert the composition of `blocks`, last block first, for data z of shape (E, B, n).
 
-    Each block starts from its own data, or from the forward pass of `near`. The tolerance of a block is `tol` divided
-    by what the later blocks can amplify it to. `bounds` are the composition's certified (lower, upper), (E,) each.
+    Each block starts from its own data, or from the forward pass of `near`. The residual of a block reaches the end
+    multiplied by at most 1 + `lipschitz` for each later block; so the blocks share `tol`, (E, B), the bound on
+    |phi(x) - z|. Returns the points x and the iterations of each, over all blocks.
     """
-    lower, upper = bounds
-    amplification = max(1.0, float(upper.max())) * len(blocks)
-    scale = z.norm(dim=-1).clamp_min(1.0)
-    starts = [None] * len(blocks) if near is None else _forward_pass(blocks, near)
-    x = z
+    starts = [near]
+    for block in blocks[:-1]:
+        starts.append(None if near is None else block.value(starts[-1]))
+    x, share = z, tol / len(blocks)
     iterations = torch.zeros(z.shape[:-1], dtype=torch.long, device=z.device)
     for block, start in zip(reversed(blocks), reversed(starts), strict=True):
-        x, used = _solve_block(block, x, x if start is None else start, scale * tol / amplification, max_iterations)
+        x, used = _solve_block(block, x, x if start is None else start, share, max_iterations)
         iterations += used
-    residual = (evaluate(blocks, x) - z).norm(dim=-1)
-    size = torch.maximum(scale, x.norm(dim=-1))
-    rounding = 16 * len(blocks) * torch.finfo(x.dtype).eps * size
-    return InverseSolution(
-        x, residual, iterations, residual <= tol * scale, (residual + rounding) / lower.unsqueeze(-1), tol
-    )
+        share = share / (1 + lipschitz)
+    return x, iterations
 
 
-def attach_gradient(blocks: Sequence[Block | LinearBlock], x: Tensor, z: Tensor) -> Tensor:
+def attach_gradient(blocks: Sequence[Block], x: Tensor, z: Tensor) -> Tensor:
     r"""Return $x - [D\varphi(x)]^{-1}(\varphi(x) - z)$ with x and the inverse Jacobian held fixed, all (E, B, n).
 
     At a solution the correction vanishes, but its derivatives are those of the implicit function theorem:
     $[D\varphi]^{-1}$ in z and $-[D\varphi]^{-1} \partial_\theta \varphi$ in the parameters. Second derivatives would be
     wrong, so asking for them raises.
     """
-    x = x.reshape(z.shape)
     residual = evaluate(blocks, x) - z
     if not residual.requires_grad:
         return x
-    correction, point = residual, x
-    passed = []
+    correction, point, solvers = residual, x, []
     for block in (block.detached(x.dtype) for block in blocks):
         point, slopes = block.value_and_slopes(point)
-        passed.append((block, slopes))
-    for block, slopes in reversed(passed):
-        correction = block.solve(slopes, correction)
+        solvers.append(block.solver(slopes))
+    for solver in reversed(solvers):
+        correction = solver(correction)
     return x - _DifferentiableOnce.apply(correction)
 
 
@@ -124,17 +104,7 @@ class _DifferentiableOnce(torch.autograd.Function):
         return gradient
 
 
-def _forward_pass(blocks: Sequence[Block | LinearBlock], x: Tensor) -> list[Tensor]:
-    """The input of every block when the first one gets x."""
-    inputs = [x]
-    for block in blocks[:-1]:
-        inputs.append(block.value(inputs[-1]))
-    return inputs
-
-
-def _solve_block(
-    block: Block | LinearBlock, z: Tensor, x: Tensor, tol: Tensor, max_iterations: int
-) -> tuple[Tensor, Tensor]:
+def _solve_block(block: Block, z: Tensor, x: Tensor, tol: Tensor, max_iterations: int) -> tuple[Tensor, Tensor]:
     """Solve x + f(x) = z for one block from the start x; return the points and the iterations each took.
 
     A Newton step is tried whole, then halved three times; it counts as a success if the residual shrinks as a Newton
@@ -146,9 +116,6 @@ def _solve_block(
     once they have converged (with members: once they have in every member).
     """
     iterations = torch.zeros(z.shape[:-1], dtype=torch.long, device=z.device)
-    if isinstance(block, LinearBlock):  # solved at once, and refined once
-        x = block.solve((), z)
-        return x - block.solve((), block.value(x) - z), iterations + 1
     coarse = block.detached(torch.float32)
     floor = 64 * torch.finfo(z.dtype).eps * z.norm(dim=-1).clamp_min(1.0)
     tol = torch.maximum(tol, floor)
@@ -193,6 +160,6 @@ def _update_directions(
     columns = fresh.any(dim=0)
     if not bool(columns.all()):
         residual, *slopes = (tensor[:, columns] for tensor in (residual, *slopes))
-    found = block.solve(tuple(slope.float() for slope in slopes), residual.float()).to(newton.dtype)
+    found = block.solver(tuple(slope.float() for slope in slopes))(residual.float()).to(newton.dtype)
     newton[:, columns] = torch.where(fresh[:, columns].unsqueeze(-1), found, newton[:, columns])
     return newton

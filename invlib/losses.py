@@ -1,7 +1,7 @@
 r"""The four training losses: two classical ones and the two regularized ones.
 
-All take a network, points x ~ p_X and their data z = A* y, both (B, n) or (E, B, n) with members, and return the
-mean over the batch: a scalar, or (E,).
+All take a network, points x ~ p_X and their data z = A* y, both (..., B, n), or (E, B, n) with members, and return the
+mean over the batch: (...), a scalar for one batch, or (E,).
 
 The forward-type losses measure the misfit in the Euclidean norm or in that of a `metric` W, symmetric positive
 definite, (n, n) or (E, n, n): $\|v\|_W^2 = \langle v, Wv \rangle$. The noise of z has the covariance $\delta^2 H$, so
@@ -69,7 +69,7 @@ def log_det_loss(
         generator: for the estimate.
     """
     _check_pair(net, x, z)
-    strength = _beside(_check_strength(net, strength), x.ndim - 2)
+    strength = _check_strength(net, strength)
     if exact or (exact is None and min(net.dim, net.width) <= 64):
         value, log_det = net.forward_and_log_det(x)
     else:
@@ -95,41 +95,31 @@ def divergence_loss(
     is `IResNet.estimate_divergence`, and None means exact up to dimension 16.
     """
     _check_pair(net, x, z)
-    strength = _beside(_check_strength(net, strength), x.ndim - 2)
+    strength = _check_strength(net, strength)
     if exact or (exact is None and net.dim <= 16):
         value, jacobian = net.forward_and_jacobian(x)
-        weighted = jacobian if metric is None else _beside(_check_metric(net, metric), x.ndim).unsqueeze(-3) @ jacobian
-        divergence = weighted.diagonal(dim1=-2, dim2=-1).sum(-1)
+        if metric is not None:
+            jacobian = _checks.metric(metric, net.dim, net.members).unsqueeze(-3) @ jacobian
+        divergence = jacobian.diagonal(dim1=-2, dim2=-1).sum(-1)
     else:
-        metric = None if metric is None else _check_metric(net, metric)
         value, divergence = net.estimate_divergence(x, metric=metric, generator=generator)
     return _half_mean_square(net, value - z, metric) - strength**2 * divergence.mean(dim=-1)
 
 
 def _half_mean_square(net: "IResNet", difference: Tensor, metric: Tensor | None) -> Tensor:
-    weighted = difference if metric is None else difference @ _beside(_check_metric(net, metric), difference.ndim)
+    weighted = difference if metric is None else difference @ _checks.metric(metric, net.dim, net.members)
     return 0.5 * (difference * weighted).sum(dim=-1).mean(dim=-1)
 
 
-def _check_metric(net: "IResNet", metric: Tensor) -> Tensor:
-    shapes = [(net.dim, net.dim)] if net.members is None else [(net.dim, net.dim), (net.members, net.dim, net.dim)]
-    if not isinstance(metric, Tensor) or metric.shape not in shapes:
-        found = tuple(metric.shape) if isinstance(metric, Tensor) else metric
-        raise ValueError(f"metric must be a tensor of shape {' or '.join(map(str, shapes))}, got {found}")
-    return metric
-
-
 def _check_pair(net: "IResNet", x: Tensor, z: Tensor) -> None:
-    axes = 2 if net.members is None else 3
     for name, points in (("x", x), ("z", z)):
         _checks.shaped_vectors(name, points, net.dim)
-        if points.ndim < axes:
-            shape = f"(..., B, {net.dim})" if net.members is None else f"({net.members}, ..., B, {net.dim})"
+        if points.ndim < 2 or (net.members is not None and points.ndim != 3):
+            shape = f"(..., B, {net.dim})" if net.members is None else f"({net.members}, B, {net.dim})"
             raise ValueError(f"{name} must have shape {shape}, got {tuple(points.shape)}")
     if x.shape != z.shape or x.dtype != z.dtype:
-        raise ValueError(
-            f"z must have the shape and dtype of x, {tuple(x.shape)} and {x.dtype}, got {tuple(z.shape)} and {z.dtype}"
-        )
+        found = f"{tuple(z.shape)} and {z.dtype}"
+        raise ValueError(f"z must have the shape and dtype of x, {tuple(x.shape)} and {x.dtype}, got {found}")
 
 
 def _check_strength(net: "IResNet", strength: float | Tensor) -> float | Tensor:
@@ -139,10 +129,3 @@ def _check_strength(net: "IResNet", strength: float | Tensor) -> float | Tensor:
     if strength.shape not in shapes or not bool(((strength > 0) & torch.isfinite(strength)).all()):
         raise ValueError(f"strength must be a positive number, or one for each member, got {strength!r}")
     return strength
-
-
-def _beside(value: float | Tensor, ndim: int) -> float | Tensor:
-    """Put axes of size one behind the member axis of a strength (E,) or a metric (E, n, n), up to `ndim` axes."""
-    if not isinstance(value, Tensor) or value.ndim not in (1, 3):
-        return value
-    return value.reshape(len(value), *[1] * (ndim - value.ndim), *value.shape[1:])

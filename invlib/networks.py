@@ -14,16 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from invlib import _checks
-from invlib.blocks import (
-    Block,
-    LinearBlock,
-    Slopes,
-    bilipschitz_bounds,
-    block_bounds,
-    evaluate,
-    evaluate_with_jacobian,
-    spectral_norm,
-)
+from invlib.blocks import Block, Slopes, block_bounds, evaluate, evaluate_with_jacobian, spectral_norm
 from invlib.inverse import InverseSolution, attach_gradient, solve_blocks
 
 
@@ -106,7 +97,7 @@ class IResNet(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the sizes and the certified bounds."""
-        lower, upper = (f"{float(bound.min()):.3g}" for bound in bilipschitz_bounds(self._exact_blocks()))
+        lower, upper = (f"{float(bound.min()):.3g}" for bound in self._bounds())
         members = "" if self.members is None else f"members={self.members}, "
         return (
             f"dim={self.dim}, blocks={self.blocks}, width={self.width}, {members}"
@@ -119,21 +110,23 @@ class IResNet(nn.Module):
         Raises:
             ValueError: if `x` has another shape or dtype than the network. The same holds for the methods below.
         """
-        return evaluate(self._blocks(), self._points("x", x)).reshape(x.shape)
+        return self._through_output(evaluate(self._blocks(), self._points("x", x))).reshape(x.shape)
 
     def forward_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return phi(x) and the exact Jacobian D phi(x), (..., n, n), for x of shape (..., n) or (E, ..., n)."""
         value, jacobian = evaluate_with_jacobian(self._blocks(), self._points("x", x))
-        return value.reshape(x.shape), jacobian.reshape(*x.shape, self.dim)
+        if self.output_operator is not None:
+            jacobian = self.output_operator.to(jacobian).unsqueeze(1) @ jacobian
+        return self._through_output(value).reshape(x.shape), jacobian.reshape(*x.shape, self.dim)
 
     def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return phi(x) and log|det D phi(x)|, (...), the sum of the blocks' exact log-determinants."""
         points = self._points("x", x)
-        log_dets = []
+        total = self._output_log_det(points)
         for block in self._blocks():
             points, log_det = block.value_and_log_det(points)
-            log_dets.append(log_det)
-        return points.reshape(x.shape), torch.stack(log_dets).sum(0).reshape(x.shape[:-1])
+            total = total + log_det
+        return self._through_output(points).reshape(x.shape), total.reshape(x.shape[:-1])
 
     def forward_and_divergence(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return phi(x) and div phi(x) = tr D phi(x), (...)."""
@@ -167,16 +160,13 @@ class IResNet(nn.Module):
         in any dimension. `metric` is W, (n, n) or (E, n, n); None means the identity.
         """
         points = self._points("x", x)
-        shapes = [(self.dim, self.dim), (self.members, self.dim, self.dim)]
-        if metric is not None and (not isinstance(metric, Tensor) or metric.shape not in shapes):
-            raise ValueError(f"metric must be a tensor of shape {shapes}")
-        signs = self._signs(points, generator)
-        tangent = signs
+        signs = tangent = self._signs(points, generator)
         for block in self._blocks():
             points, slopes = block.value_and_slopes(points)
             tangent = tangent + block.tangent(slopes, tangent)
-        weighted = signs if metric is None else signs @ metric
-        return points.reshape(x.shape), (weighted * tangent).sum(-1).reshape(x.shape[:-1])
+        weighted = signs if metric is None else signs @ _checks.metric(metric, self.dim, self.members)
+        estimate = (weighted * self._through_output(tangent)).sum(-1)
+        return self._through_output(points).reshape(x.shape), estimate.reshape(x.shape[:-1])
 
     def estimate_log_det(
         self, x: Tensor, *, terms: int = 20, generator: torch.Generator | None = None
@@ -189,22 +179,16 @@ class IResNet(nn.Module):
         """
         _checks.count("terms", terms)
         points = self._points("x", x)
-        value, surrogate = torch.zeros_like(points[..., 0]), torch.zeros_like(points[..., 0])
+        value, surrogate = self._output_log_det(points), torch.zeros_like(points[..., 0])
         for block in self._blocks():
-            if isinstance(block, LinearBlock):
-                points, log_det = block.value_and_log_det(points)
-                value = value + log_det
-                continue
             points, slopes = block.value_and_slopes(points)
             block_value, block_surrogate = _power_series(block, slopes, self._signs(points, generator), terms)
             value, surrogate = value + block_value, surrogate + block_surrogate
         lipschitz = self.block_bounds().reshape(-1, self.blocks)
         bias = self.dim * (lipschitz ** (terms + 1) / ((terms + 1) * (1 - lipschitz))).sum(-1)
-        shape = x.shape[:-1]
-        estimate = LogDetEstimate(
-            value.reshape(shape), surrogate.reshape(shape), float(bias) if self.members is None else bias
-        )
-        return points.reshape(x.shape), estimate
+        bias = float(bias) if self.members is None else bias
+        estimate = LogDetEstimate(value.reshape(x.shape[:-1]), surrogate.reshape(x.shape[:-1]), bias)
+        return self._through_output(points).reshape(x.shape), estimate
 
     def inverse(self, z: Tensor, *, tol: float = 1e-10, near: Tensor | None = None) -> Tensor:
         """Return phi^{-1}(z), of the shape of z, differentiable once in z and in the parameters.
@@ -221,12 +205,13 @@ class IResNet(nn.Module):
             InversionError: if `tol` was not reached for some z.
         """
         blocks = self._blocks()
-        # Single precision is enough where no more than three digits are asked for, as in training.
+        # Single precision is enough where no more than three digits are asked for, as in training; and there the
+        # block's limit serves as its bound, which costs nothing.
         dtype = self.weights[0].dtype if _checks.positive("tol", tol) >= 1e-3 else torch.float64
-        solution = self._solve(blocks, z, tol, near, self._nominal_bounds(), dtype, max_iterations=200)
+        solution = self._solve(blocks, z, tol, near, dtype, (1 - self.lipschitz) ** self.blocks, max_iterations=200)
         solution.raise_unless_converged()
-        x = attach_gradient(blocks, solution.x.to(z.dtype), self._points("z", z))
-        return x.reshape(z.shape)
+        data = self._before_output(self._points("z", z))
+        return attach_gradient(blocks, solution.x.to(z.dtype).reshape(data.shape), data).reshape(z.shape)
 
     def solve_inverse(
         self, z: Tensor, *, tol: float = 1e-10, near: Tensor | None = None, max_iterations: int = 200
@@ -237,21 +222,20 @@ class IResNet(nn.Module):
         tolerance is missed: the solution says so.
         """
         _checks.count("max_iterations", max_iterations)
-        blocks = self._exact_blocks()
-        bounds = bilipschitz_bounds(blocks)
-        return self._solve(blocks, z, tol, near, bounds, torch.float64, max_iterations).reshape(z.shape)
+        lower = (1 - block_bounds(self._exact_blocks())).prod(dim=-1, keepdim=True)
+        return self._solve(self._blocks(), z, tol, near, torch.float64, lower, max_iterations)
 
     def lipschitz_bounds(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
         """Return certified bounds (lower, upper), a pair of floats or of (E,) tensors with members.
 
         For all a and b: lower |a - b| <= |phi(a) - phi(b)| <= upper |a - b|.
         """
-        lower, upper = bilipschitz_bounds(self._exact_blocks())
+        lower, upper = self._bounds()
         return (lower, upper) if self.members is not None else (float(lower), float(upper))
 
     def block_bounds(self) -> Tensor:
         """Return the product of the spectral norms of each block's effective weights, (K,) or (E, K): its Lip(f_k)."""
-        bounds = block_bounds([block for block in self._exact_blocks() if isinstance(block, Block)])
+        bounds = block_bounds(self._exact_blocks())
         return bounds[0] if self.members is None else bounds
 
     def effective_weights(self) -> list[Tensor]:
@@ -273,32 +257,42 @@ class IResNet(nn.Module):
             raise ValueError(f"{name} must have shape ({self.members}, ..., {self.dim}), got {tuple(x.shape)}")
         return x.reshape(self.members or 1, -1, self.dim)
 
-    def _blocks(self) -> list[Block | LinearBlock]:
-        """The blocks with their constrained weights, ready to evaluate, and the fixed last layer."""
+    def _blocks(self) -> list[Block]:
+        """The blocks with their constrained weights, ready to evaluate."""
         weights = zip(*(weight.unbind(1) for weight in self.effective_weights()), strict=True)
         biases = zip(*(bias.unbind(1) for bias in self.biases), strict=True)
-        blocks: list[Block | LinearBlock] = [Block(list(w), list(b)) for w, b in zip(weights, biases, strict=True)]
-        if self.output_operator is not None:
-            blocks.append(LinearBlock(self.output_operator.to(self.weights[0])))
-        return blocks
+        return [Block(list(w), list(b)) for w, b in zip(weights, biases, strict=True)]
 
-    def _exact_blocks(self) -> list[Block | LinearBlock]:
-        return [self._exact(block) for block in self._blocks()]
+    def _exact_blocks(self) -> list[Block]:
+        return [block.detached(torch.float64) for block in self._blocks()]
 
-    def _exact(self, block: Block | LinearBlock, dtype: torch.dtype = torch.float64) -> Block | LinearBlock:
-        """The block without gradients, in float64; the fixed layer from its float64 original, not its rounded copy."""
-        if isinstance(block, LinearBlock):
-            return LinearBlock(self.output_operator.to(block.matrix.device, dtype))
-        return block.detached(dtype)
+    def _bounds(self) -> tuple[Tensor, Tensor]:
+        """The bounds of `lipschitz_bounds`, (E,) each."""
+        bounds = block_bounds(self._exact_blocks())
+        least, largest = self._output_range(bounds)
+        return least * (1 - bounds).prod(dim=-1), largest * (1 + bounds).prod(dim=-1)
 
-    def _nominal_bounds(self) -> tuple[Tensor, Tensor]:
-        """Bounds as from `lipschitz_bounds`, but from the limit L instead of the blocks' norms: they cost nothing."""
-        powers = torch.tensor([[(1 - self.lipschitz) ** self.blocks], [(1 + self.lipschitz) ** self.blocks]])
-        lower, upper = powers.to(torch.float64).expand(2, self.members or 1)
+    def _through_output(self, psi: Tensor) -> Tensor:
+        """M psi, (E, B, n), for the output operator M."""
+        return psi if self.output_operator is None else psi @ self.output_operator.to(psi).mT
+
+    def _before_output(self, z: Tensor) -> Tensor:
+        """M^{-1} z, (E, B, n)."""
+        return z if self.output_operator is None else torch.linalg.solve(self.output_operator.to(z), z.mT).mT
+
+    def _output_log_det(self, points: Tensor) -> Tensor:
+        """log|det M| for each of the points, (E, B)."""
+        start = torch.zeros_like(points[..., 0])
         if self.output_operator is None:
-            return lower, upper
-        singular_values = torch.linalg.svdvals(self.output_operator)
-        return lower * singular_values[:, -1], upper * singular_values[:, 0]
+            return start
+        return start + torch.linalg.slogdet(self.output_operator.to(points)).logabsdet.unsqueeze(-1)
+
+    def _output_range(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The least and the largest singular value of M, (E,) or (1,) each, float64."""
+        if self.output_operator is None:
+            return torch.ones(1, device=like.device), torch.ones(1, device=like.device)
+        singular_values = torch.linalg.svdvals(self.output_operator).to(like.device)
+        return singular_values[:, -1], singular_values[:, 0]
 
     def _check_output(self, value: object) -> Tensor:
         """The fixed last layer as (E, n, n), float64."""
@@ -312,24 +306,32 @@ class IResNet(nn.Module):
 
     def _solve(
         self,
-        blocks: list[Block | LinearBlock],
+        blocks: list[Block],
         z: Tensor,
         tol: float,
         near: Tensor | None,
-        bounds: tuple[Tensor, Tensor],
         dtype: torch.dtype,
+        lower: float | Tensor,
         max_iterations: int,
     ) -> InverseSolution:
+        """Invert the network; `lower`, a float or (E, 1), is the lower Lipschitz bound of all blocks together."""
         _checks.positive("tol", tol)
-        data = self._points("z", _checks.finite("z", z)).detach()
+        data = self._points("z", _checks.finite("z", z)).detach().to(dtype)
         if near is not None:
-            _checks.finite("near", near)
-            if near.shape != z.shape:
+            if _checks.finite("near", near).shape != z.shape:
                 raise ValueError(f"near must have the shape of z, {tuple(z.shape)}, got {tuple(near.shape)}")
-            near = self._points("near", near).detach()
-        exact = [self._exact(block, dtype) for block in blocks]
-        near = None if near is None else near.to(dtype)
-        return solve_blocks(exact, data.to(dtype), near, bounds, tol=tol, max_iterations=max_iterations)
+            near = self._points("near", near).detach().to(dtype)
+        blocks = [block.detached(dtype) for block in blocks]
+        least, largest = (value.unsqueeze(-1).to(dtype) for value in self._output_range(data))
+        scale = data.norm(dim=-1).clamp_min(1.0)
+        x, iterations = solve_blocks(
+            blocks, self._before_output(data), near, tol * scale / largest, self.lipschitz, max_iterations
+        )
+        residual = (self._through_output(evaluate(blocks, x)) - data).norm(dim=-1)
+        rounding = 16 * (self.blocks + 1) * torch.finfo(dtype).eps * torch.maximum(scale, x.norm(dim=-1))
+        error_bound = (residual + rounding) / (least * lower)
+        parts = (residual, iterations, residual <= tol * scale, error_bound)
+        return InverseSolution(x.reshape(z.shape), *(part.reshape(z.shape[:-1]) for part in parts), tol)
 
     def _signs(self, points: Tensor, generator: torch.Generator | None) -> Tensor:
         return 2.0 * torch.randint(2, points.shape, generator=generator).to(points) - 1.0

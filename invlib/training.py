@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ from invlib.problems import LinearProblem
 Strategy = Literal["approximation", "reconstruction", "log_det", "divergence"]
 
 
-class Prior(Protocol):
-    """Anything that can draw samples of x."""
+class Sampler(Protocol):
+    """Anything that can draw samples of x: a prior, or a set of data."""
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw `count` independent points, (count, n)."""
@@ -61,7 +61,7 @@ class History:
 def train(
     net: IResNet,
     problem: LinearProblem | Sequence[LinearProblem],
-    prior: Prior,
+    prior: Sampler,
     loss: Strategy,
     *,
     strength: float | Sequence[float] | None = None,
@@ -110,27 +110,17 @@ def train(
         raise ValueError(f"prior must have a method sample(count, generator=...), got {prior!r}")
     if getattr(prior, "dim", net.dim) != net.dim:
         raise ValueError(f"prior must live on R^{net.dim}, the space of net, got {prior!r}")
-    problems = _per_member("problem", problem, LinearProblem, net)
-    if strength is None:
-        strengths = [p.noise_std for p in problems]
-    else:
-        strengths = [_checks.positive("strength", s) for s in _per_member("strength", strength, (int, float), net)]
-    for p in problems:
-        if p.dim != net.dim:
-            raise ValueError(f"problem must act on R^{net.dim}, the space of net, got R^{p.dim}")
-    metric = _inverse_normal_operators(problems) if whiten and loss != "reconstruction" else None
-    batch_loss = _batch_loss(loss, net, problems, strengths, metric, generator)
+    sweep = _Sweep(net, problem, strength, loss, whiten)
     sizes = (batch_size if 2 * step < steps else 4 * batch_size for step in range(steps))
-    batches = _batches(prior, problems, net, sizes, noisy=loss == "reconstruction", generator=generator)
-
     optimizer = SOAP(net.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_up_and_cosine(step, steps))
     losses, rates = [], []
     _keep_freed_memory()
     start = time.perf_counter()
-    for x, z in tqdm(batches, desc=loss, total=steps, disable=not progress):
+    batches = tqdm(sweep.batches(prior, sizes, generator), desc=loss, total=steps, disable=not progress)
+    for x, z in batches:
         try:
-            value = batch_loss(x, z)
+            value = sweep.loss(x, z, generator)
         except torch.linalg.LinAlgError as error:  # the parameters are no longer finite
             raise TrainingError(f"the {loss} loss could not be computed after {len(losses)} steps") from error
         if not bool(torch.isfinite(value).all()):
@@ -142,8 +132,7 @@ def train(
         rates.append(schedule.get_last_lr()[0])
         schedule.step()
     seconds = time.perf_counter() - start
-    minimum = _minimum(loss, net, prior, problems, strengths, metric)
-    return History(torch.stack(losses), minimum, torch.tensor(rates), seconds)
+    return History(torch.stack(losses), sweep.minimum(prior), torch.tensor(rates), seconds)
 
 
 def _keep_freed_memory() -> None:
@@ -165,114 +154,92 @@ def _warm_up_and_cosine(step: int, steps: int, warm_up: float = 0.05) -> float:
     return min(1.0, (step + 1) / (warm_up * steps)) * decay
 
 
-def _inverse_normal_operators(problems: list[LinearProblem]) -> Tensor:
-    """H^{-1} of every problem, (E, n, n), float64."""
-    for problem in problems:
-        if not problem.is_injective:
-            raise ValueError(f"whiten must be False for an operator that is not injective, got {problem}")
-    return torch.stack([torch.linalg.inv(problem.normal_operator) for problem in problems])
+class _Sweep:
+    """The loss and the data of every member: what differs between them is stacked, E = 1 for a single network."""
+
+    def __init__(self, net: IResNet, problem: object, strength: object, loss: str, whiten: bool) -> None:
+        if loss not in get_args(Strategy):
+            raise ValueError(f"loss must be one of {', '.join(get_args(Strategy))}, got {loss!r}")
+        whiten = whiten and loss != "reconstruction"
+        problems = _per_member("problem", problem, LinearProblem, net)
+        for p in problems:
+            if p.dim != net.dim:
+                raise ValueError(f"problem must act on R^{net.dim}, the space of net, got R^{p.dim}")
+            if whiten and not p.is_injective:
+                raise ValueError(f"whiten must be False for an operator that is not injective, got {p}")
+        self.net, self.name = net, loss
+        self.noise_std = torch.tensor([p.noise_std for p in problems], dtype=torch.float64)
+        strengths = (
+            self.noise_std.tolist() if strength is None else _per_member("strength", strength, (int, float), net)
+        )
+        self.strength = torch.tensor([_checks.positive("strength", s) for s in strengths], dtype=torch.float64)
+        self.normal = torch.stack([p.normal_operator for p in problems])
+        identity = torch.eye(net.dim, dtype=torch.float64).expand_as(self.normal)
+        self.metric = torch.linalg.inv(self.normal) if whiten else identity
+        self.noise = 0.5 * self.noise_std**2 * _trace(self.metric @ self.normal)  # E |A* eta|_W^2 / 2
+        self.options = {"metric": self._like_net(self.metric)} if whiten else {}
+
+    def _like_net(self, value: Tensor) -> Tensor:
+        value = value.to(self.net.weights[0])
+        return value if self.net.members is not None else value[0]
+
+    def loss(self, x: Tensor, z: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The loss of a batch, a scalar or (E,), with the constant that the exact average over the noise adds."""
+        if self.name == "reconstruction":
+            return reconstruction_loss(self.net, x, z)
+        noise, strength = self._like_net(self.noise), self._like_net(self.strength)
+        if self.name == "approximation":
+            return approximation_loss(self.net, x, z, **self.options) + noise
+        loss = log_det_loss if self.name == "log_det" else divergence_loss
+        return loss(self.net, x, z, strength, generator=generator, **self.options) + noise
+
+    def minimum(self, prior: Sampler) -> float | Tensor | None:
+        r"""The optimal value, where Theorem 2 or the approximation loss gives it.
+
+        For the divergence it is the noise constant less $\hat\delta^2 \mathrm{tr}(WH) + \tfrac12\hat\delta^4
+        E\langle s, Ws \rangle$. The mean needs the prior's score; it is taken over 2^16 quasi-random points.
+        """
+        minimum = self.noise
+        if self.name == "divergence" and hasattr(prior, "score") and hasattr(prior, "transport"):
+            sobol = torch.quasirandom.SobolEngine(self.net.dim + 1, scramble=True, seed=0)
+            uniform = sobol.draw(2**16, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+            score = prior.score(prior.transport(uniform))
+            information = _trace(self.metric @ (score.mT @ score / len(score)))
+            strength2 = self.strength.square()
+            minimum = minimum - strength2 * _trace(self.metric @ self.normal) - 0.5 * strength2.square() * information
+        elif self.name != "approximation":
+            return None
+        return minimum if self.net.members is not None else float(minimum)
+
+    def batches(
+        self, prior: Sampler, sizes: Iterable[int], generator: torch.Generator | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield points x and data z of the network's shape, (size, n) or (E, size, n), for each of the sizes."""
+        members, dim = self.noise_std.shape[0], self.net.dim
+        # A* eta has the law of delta H^{1/2} (standard normal): the noise of z, whatever the size of y.
+        values, vectors = torch.linalg.eigh(self.normal)
+        noise_factor = self.noise_std[:, None, None] * vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
+        draw = _quasi_random(prior, members, dim, generator) if hasattr(prior, "transport") else None
+        for size in sizes:
+            if draw is not None:
+                x, noise = draw(size)
+            else:
+                x = torch.stack([prior.sample(size, generator=generator) for _ in range(members)]).to(torch.float64)
+                if x.shape[1:] != (size, dim) or not bool(torch.isfinite(x).all()):
+                    raise ValueError(f"prior must return finite samples of shape {(size, dim)}, got {x[0]}")
+                noise = torch.randn(x.shape, dtype=torch.float64, generator=generator)
+            z = x @ self.normal.mT
+            if self.name == "reconstruction":
+                z = z + noise @ noise_factor.mT
+            yield self._like_net(x), self._like_net(z)
 
 
-def _noise_constants(problems: list[LinearProblem], metric: Tensor | None) -> Tensor:
-    r"""$\tfrac12 E\|A^*\eta\|_W^2 = \tfrac12 \delta^2 \mathrm{tr}(WH)$ of every problem, (E,), float64."""
-    normal = torch.stack([p.normal_operator for p in problems])
-    weighted = normal if metric is None else metric @ normal
-    variance = torch.tensor([p.noise_std**2 for p in problems], dtype=torch.float64)
-    return 0.5 * variance * weighted.diagonal(dim1=-2, dim2=-1).sum(-1)
-
-
-def _batch_loss(
-    loss: str,
-    net: IResNet,
-    problems: list[LinearProblem],
-    strengths: list[float],
-    metric: Tensor | None,
-    generator: torch.Generator | None,
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of a batch, a scalar or (E,), with the constant that the exact average over the noise adds."""
-    like = net.weights[0]
-    strength = torch.tensor(strengths, dtype=like.dtype, device=like.device)
-    noise = _noise_constants(problems, metric).to(like)
-    metric = None if metric is None else metric.to(like)
-    if net.members is None:
-        strength, noise, metric = strength[0], noise[0], None if metric is None else metric[0]
-    options = {"metric": metric, "generator": generator}
-    losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        "approximation": lambda x, z: approximation_loss(net, x, z, metric=metric) + noise,
-        "reconstruction": lambda x, z: reconstruction_loss(net, x, z),
-        "log_det": lambda x, z: log_det_loss(net, x, z, strength, **options) + noise,
-        "divergence": lambda x, z: divergence_loss(net, x, z, strength, **options) + noise,
-    }
-    if loss not in losses:
-        raise ValueError(f"loss must be one of {', '.join(losses)}, got {loss!r}")
-    return losses[loss]
-
-
-def _minimum(
-    loss: str,
-    net: IResNet,
-    prior: Prior,
-    problems: list[LinearProblem],
-    strengths: list[float],
-    metric: Tensor | None,
-) -> float | Tensor | None:
-    r"""The optimal value, where Theorem 2 or the approximation loss gives it.
-
-    For the divergence it is the noise constant less $\hat\delta^2 \mathrm{tr}(WH) + \tfrac12\hat\delta^4
-    E\langle s, Ws \rangle$. The mean needs the prior's score; it is taken over 2^16 quasi-random points.
-    """
-    noise = _noise_constants(problems, metric)
-    if loss == "approximation":
-        minimum = noise
-    elif loss == "divergence" and hasattr(prior, "score") and hasattr(prior, "transport"):
-        uniform = torch.quasirandom.SobolEngine(net.dim + 1, scramble=True, seed=0).draw(2**16, dtype=torch.float64)
-        score = prior.score(prior.transport(uniform.clamp(1e-12, 1 - 1e-12)))
-        square = score.mT @ score / len(score)  # E[s s*]
-        weight = torch.eye(net.dim, dtype=torch.float64).expand(len(problems), -1, -1) if metric is None else metric
-        strength2 = torch.tensor(strengths, dtype=torch.float64).square()
-        normal = torch.stack([p.normal_operator for p in problems])
-        trace, information = ((weight @ m).diagonal(dim1=-2, dim2=-1).sum(-1) for m in (normal, square))
-        minimum = noise - strength2 * trace - 0.5 * strength2.square() * information
-    else:
-        return None
-    return minimum if net.members is not None else float(minimum)
-
-
-def _batches(
-    prior: Prior,
-    problems: list[LinearProblem],
-    net: IResNet,
-    sizes: Iterable[int],
-    *,
-    noisy: bool,
-    generator: torch.Generator | None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield points x and data z of the network's shape, (size, n) or (E, size, n), for each of the sizes."""
-    like = net.weights[0]
-    members = len(problems)
-    normal = torch.stack([p.normal_operator for p in problems])
-    # A* eta has the law of delta H^{1/2} (standard normal): the noise of z, whatever the size of y.
-    values, vectors = torch.linalg.eigh(normal)
-    deviations = torch.tensor([p.noise_std for p in problems], dtype=torch.float64)[:, None, None]
-    noise_factor = deviations * vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
-    draw = _quasi_random(prior, members, net.dim, generator) if hasattr(prior, "transport") else None
-    for size in sizes:
-        if draw is not None:
-            x, noise = draw(size)
-        else:
-            x = torch.stack([prior.sample(size, generator=generator) for _ in problems]).to(torch.float64)
-            if x.shape[1:] != (size, net.dim) or not bool(torch.isfinite(x).all()):
-                raise ValueError(f"prior must return finite samples of shape {(size, net.dim)}, got {x[0]}")
-            noise = torch.randn(x.shape, dtype=torch.float64, generator=generator)
-        z = x @ normal.mT
-        if noisy:
-            z = z + noise @ noise_factor.mT
-        shape = (size, net.dim) if net.members is None else (members, size, net.dim)
-        yield x.reshape(shape).to(like), z.reshape(shape).to(like)
+def _trace(matrices: Tensor) -> Tensor:
+    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 def _quasi_random(
-    prior: Prior, members: int, dim: int, generator: torch.Generator | None
+    prior: Sampler, members: int, dim: int, generator: torch.Generator | None
 ) -> Callable[[int], tuple[Tensor, Tensor]]:
     """Return a function that draws the next points and standard normal noise, (E, count, n) each.
 

@@ -113,6 +113,6 @@ def test_show_displays_a_small_picture_and_closes_the_figure(monkeypatch):
 
 
 def test_the_style_is_valid_and_its_backgrounds_are_white():
-    with plt.style.context(drawing.STYLE):
+    with plt.style.context("invlib.book"):
         for name in ("figure.facecolor", "axes.facecolor", "savefig.facecolor"):
             assert mpl.rcParams[name] == "white"

@@ -82,7 +82,7 @@ def test_solve_and_tangent_of_a_block_are_those_of_its_jacobian(dim, width):
         torch.testing.assert_close(again, value, rtol=1e-12, atol=1e-13)
         expected = np.linalg.solve(jacobian.detach().numpy(), r.numpy()[..., None])[..., 0]
         # The conditioning of a block is at most 1.97 / 0.03.
-        np.testing.assert_allclose(block.solve(slopes, r).detach().numpy(), expected, rtol=1e-10, atol=1e-11)
+        np.testing.assert_allclose(block.solver(slopes)(r).detach().numpy(), expected, rtol=1e-10, atol=1e-11)
         tangent = torch.einsum("ebij,ebj->ebi", jacobian, r) - r
         torch.testing.assert_close(block.tangent(slopes, r), tangent, rtol=1e-11, atol=1e-12)
 
@@ -407,14 +407,11 @@ def traces_of_powers(net: IResNet, x: Tensor, terms: int) -> Tensor:
     total, points = torch.zeros(len(x), dtype=x.dtype), x[None]
     for block in net._blocks():
         points, jacobian = block.value_and_jacobian(points)
-        if isinstance(block, Block):
-            inner = jacobian[0] - torch.eye(net.dim, dtype=x.dtype)
-            powers = itertools.accumulate([inner] * terms, torch.matmul)
-            traces = [power.diagonal(dim1=-2, dim2=-1).sum(-1) for power in powers]
-            total = total + sum((-1) ** k * trace / (k + 1) for k, trace in enumerate(traces))
-        else:
-            total = total + torch.linalg.slogdet(jacobian[0]).logabsdet
-    return total
+        inner = jacobian[0] - torch.eye(net.dim, dtype=x.dtype)
+        powers = itertools.accumulate([inner] * terms, torch.matmul)
+        traces = [power.diagonal(dim1=-2, dim2=-1).sum(-1) for power in powers]
+        total = total + sum((-1) ** k * trace / (k + 1) for k, trace in enumerate(traces))
+    return total if net.output_operator is None else total + torch.linalg.slogdet(net.output_operator[0]).logabsdet
 
 
 @pytest.mark.parametrize("terms", [1, 2, 5, 20])

@@ -231,9 +231,9 @@ TEST_POINTS = GAUSSIAN.sample(500, generator=oracles.generator(99))
     ("strategy", "prior"), [*((s, GAUSSIAN) for s in STRATEGIES), ("divergence", SampleOnly(GAUSSIAN))]
 )
 def test_a_gaussian_prior_gives_the_linear_filter_of_each_strategy(strategy, prior):
-    """Within 3 % after 250 steps; the filter of any strategy that differs is more than twice as far."""
+    """Within 3 % after 400 steps; the filter of any strategy that differs is more than twice as far."""
     net = small()
-    history = fit(net, strategy, prior, steps=250)
+    history = fit(net, strategy, prior, steps=400)
     value = net(TEST_POINTS)
     error = distance_to_filter(value, TEST_POINTS, filters(strategy, 0.5))
     assert error < 0.03
