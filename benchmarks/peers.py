@@ -135,8 +135,8 @@ def fixed_point(branch: Callable[[Tensor], Tensor], z: Tensor, tol: float, max_i
     raise RuntimeError(f"no convergence within {max_iterations} iterations")
 
 
-def normflows_inverse(branch: torch.nn.Module, z: Tensor) -> Tensor:
-    """Solve x + f(x) = z with the inverse of normflows and its own settings."""
+def normflows_inverse(branch: torch.nn.Module, z: Tensor, tol: float) -> Tensor:
+    """Solve x + f(x) = z with the inverse of normflows and its own settings, whatever `tol`."""
     return normflows.flows.residual.iResBlock(branch).inverse(z)
 
 
@@ -145,8 +145,8 @@ def normflows_tightened(branch: torch.nn.Module, z: Tensor, tol: float) -> Tenso
     return normflows.flows.residual.iResBlock(branch)._inverse_fixed_point(z, atol=tol**2, rtol=0.0)
 
 
-def freia_inverse(branch: torch.nn.Module, z: Tensor) -> Tensor:
-    """Solve x + f(x) = z with the inverse of FrEIA and its own settings."""
+def freia_inverse(branch: torch.nn.Module, z: Tensor, tol: float) -> Tensor:
+    """Solve x + f(x) = z with the inverse of FrEIA and its own settings, whatever `tol`."""
     layer = freia.IResNetLayer([(2,)])
     layer.residual = branch
     (x,), _ = layer([z], rev=True, jac=False)

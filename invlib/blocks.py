@@ -21,8 +21,9 @@ def smooth_abs(u: Tensor) -> tuple[Tensor, Tensor]:
     C^1: where the slope of an activation jumps, the sample-path gradient of the loss misses the kinks that move with
     the weights.
     """
-    root = u.square().add_(0.25).sqrt_()
-    return root - 0.5, u / root
+    square = torch.addcmul(u.new_tensor(0.25), u, u)
+    inverse = square.rsqrt()  # of the root: cheaper than the root and a division by it
+    return torch.addcmul(u.new_tensor(-0.5), square, inverse), u * inverse
 
 
 def spectral_norm(weight: Tensor) -> Tensor:

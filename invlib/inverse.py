@@ -126,18 +126,16 @@ def _solve_block(block: Block, z: Tensor, x: Tensor, tol: Tensor, max_iterations
     fresh = torch.ones_like(size, dtype=torch.bool)  # points whose Newton direction is not known yet
     for _ in range(max_iterations):
         moving = size > tol
-        stay = moving.any(dim=0)
-        left = int(stay.sum())
-        if left == 0:
+        stay = moving.any(dim=0).nonzero().squeeze(-1)
+        if len(stay) == 0:
             break
-        if left < 0.8 * len(rows):  # otherwise it costs more to move the others out than to take them along
+        newton = _update_directions(coarse, newton, fresh & moving, slopes, residual)
+        if len(stay) < 0.8 * len(rows):  # otherwise it costs more to move the others out than to take them along
             solution[:, rows] = x
             rows = rows[stay]
-            x, z, residual, newton, length, tol, size, moving, fresh, *slopes = (
-                tensor[:, stay] for tensor in (x, z, residual, newton, length, tol, size, moving, fresh, *slopes)
-            )
+            state = (x, z, residual, newton, length, tol, size, moving)
+            x, z, residual, newton, length, tol, size, moving = (part.index_select(1, stay) for part in state)
         iterations[:, rows] += moving
-        newton = _update_directions(coarse, newton, fresh & moving, slopes, residual)
         contract = length < 0.125
         candidate = x - torch.where(contract.unsqueeze(-1), residual, length.unsqueeze(-1) * newton)
         value, slopes = block.value_and_slopes(candidate)
@@ -157,9 +155,9 @@ def _update_directions(
     block: Block, newton: Tensor, fresh: Tensor, slopes: Sequence[Tensor], residual: Tensor
 ) -> Tensor:
     """Replace the Newton directions, (E, B, n), of the fresh points, (E, B); the slopes of the others are stale."""
-    columns = fresh.any(dim=0)
-    if not bool(columns.all()):
-        residual, *slopes = (tensor[:, columns] for tensor in (residual, *slopes))
+    columns = fresh.any(dim=0).nonzero().squeeze(-1)
+    if len(columns) < fresh.shape[1]:
+        residual, *slopes = (tensor.index_select(1, columns) for tensor in (residual, *slopes))
     found = block.solver(tuple(slope.float() for slope in slopes))(residual.float()).to(newton.dtype)
     newton[:, columns] = torch.where(fresh[:, columns].unsqueeze(-1), found, newton[:, columns])
     return newton

@@ -222,8 +222,9 @@ class IResNet(nn.Module):
         tolerance is missed: the solution says so.
         """
         _checks.count("max_iterations", max_iterations)
-        lower = (1 - block_bounds(self._exact_blocks())).prod(dim=-1, keepdim=True)
-        return self._solve(self._blocks(), z, tol, near, torch.float64, lower, max_iterations)
+        blocks = self._exact_blocks()
+        lower = (1 - block_bounds(blocks)).prod(dim=-1, keepdim=True)
+        return self._solve(blocks, z, tol, near, torch.float64, lower, max_iterations)
 
     def lipschitz_bounds(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
         """Return certified bounds (lower, upper), a pair of floats or of (E,) tensors with members.
