@@ -19,7 +19,7 @@ def ascend(
     """Climb from every start x, (..., n), to a local maximum; return the points and which of them have settled, (...).
 
     The Hessian's eigenvalues are replaced by minus their absolute values, so that each step ascends; a step that does
-    not gain enough is halved.
+    not gain enough is halved. (A start with gradient zero stays, whatever it is.)
 
     Args:
         value: the function, from (..., n) to (...).

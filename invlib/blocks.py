@@ -22,7 +22,10 @@ def smooth_abs(u: Tensor) -> tuple[Tensor, Tensor]:
     the weights.
     """
     square = torch.addcmul(u.new_tensor(0.25), u, u)
-    inverse = square.rsqrt()  # of the root: cheaper than the root and a division by it
+    if u.requires_grad:
+        root = square.sqrt()
+        return root - 0.5, u / root
+    inverse = square.rsqrt()  # cheaper, but in single precision its derivative is lost where |u| > 1e12
     return torch.addcmul(u.new_tensor(-0.5), square, inverse), u * inverse
 
 

@@ -78,13 +78,15 @@ def attach_gradient(blocks: Sequence[Block], x: Tensor, z: Tensor) -> Tensor:
     $[D\varphi]^{-1}$ in z and $-[D\varphi]^{-1} \partial_\theta \varphi$ in the parameters. Second derivatives would be
     wrong, so asking for them raises.
     """
-    residual = evaluate(blocks, x) - z
-    if not residual.requires_grad:
+    if not torch.is_grad_enabled():
         return x
-    correction, point, solvers = residual, x, []
+    point, solvers = x, []
     for block in (block.detached(x.dtype) for block in blocks):
         point, slopes = block.value_and_slopes(point)
         solvers.append(block.solver(slopes))
+    correction = evaluate(blocks, x) - z  # last, since its graph is the larger part of the memory
+    if not correction.requires_grad:
+        return x
     for solver in reversed(solvers):
         correction = solver(correction)
     return x - _DifferentiableOnce.apply(correction)

@@ -329,7 +329,7 @@ class IResNet(nn.Module):
             blocks, self._before_output(data), near, tol * scale / largest, self.lipschitz, max_iterations
         )
         residual = (self._through_output(evaluate(blocks, x)) - data).norm(dim=-1)
-        rounding = 16 * (self.blocks + 1) * torch.finfo(dtype).eps * torch.maximum(scale, x.norm(dim=-1))
+        rounding = 16 * (self.blocks + 1) * torch.finfo(dtype).eps * torch.maximum(scale, largest * x.norm(dim=-1))
         error_bound = (residual + rounding) / (least * lower)
         parts = (residual, iterations, residual <= tol * scale, error_bound)
         return InverseSolution(x.reshape(z.shape), *(part.reshape(z.shape[:-1]) for part in parts), tol)
