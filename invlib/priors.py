@@ -176,6 +176,13 @@ class GaussianMixture(Prior):
         between = centred.mT @ (self.weights[:, None] * centred)
         return between + torch.einsum("k,kij->ij", self.weights, self.covariances)
 
+    def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw `count` independent points, (count, n), float64: a component for each, then a point of its Gaussian."""
+        _checks.count("count", count)
+        chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        normal = torch.randn(count, self.dim, 1, dtype=torch.float64, generator=generator)
+        return self.means[chosen] + (self.factors[chosen] @ normal).squeeze(-1)
+
     def _log_prob(self, x: Tensor) -> Tensor:
         return self.components.log_prob(x)
 
