@@ -58,6 +58,15 @@ def test_jacobian_and_inverse_belong_to_the_map():
     torch.testing.assert_close(minimizer.inverse(value, torch.zeros_like(x)), x, rtol=1e-8, atol=1e-8)
 
 
+def test_the_inverse_takes_newton_steps(monkeypatch):
+    """H does not commute with D phi here: with any other matrix in the place of the Jacobian it takes far more."""
+    prior = two_bumps()
+    minimizer, x = LogDetMinimizer(PROBLEM, prior), prior.sample(40, generator=oracles.generator(3))
+    ascend = invlib.log_det_minimizer.ascend
+    monkeypatch.setattr(invlib.log_det_minimizer, "ascend", lambda *arguments: ascend(*arguments, iterations=10))
+    torch.testing.assert_close(minimizer.inverse(minimizer(x)[0], 0 * x), x, rtol=1e-8, atol=1e-8)
+
+
 def test_a_second_spacing_and_any_network_have_a_larger_loss():
     """The value is the infimum: other trial functions reach the same, a network that was trained little stays above."""
     prior = two_bumps()
