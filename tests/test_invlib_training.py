@@ -342,6 +342,22 @@ def test_a_learning_rate_that_blows_up_ends_in_training_error_or_a_finite_loss(d
     assert bool(torch.isfinite(history.loss).all())
 
 
+def test_parameters_that_are_not_a_number_end_in_a_training_error_with_the_step():
+    """The spectral norms of such weights fail in the linear algebra underneath; the step is known nevertheless."""
+    net = small()
+
+    class Spoiling:  # spoils the weights before the third batch
+        counter = itertools.count()
+
+        def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
+            if next(self.counter) == 2:
+                net.weights[1].data.fill_(torch.nan)
+            return torch.randn(count, 2, generator=generator, dtype=torch.float64)
+
+    with pytest.raises(invlib.TrainingError, match=r"the divergence loss .* after 2 steps"):
+        fit(net, "divergence", Spoiling(), steps=5, batch_size=8)
+
+
 def test_training_error_names_every_member():
     with pytest.raises(invlib.TrainingError, match=r"became \[nan, nan\] after 0 steps"):
         fit(small(2), "divergence", failing_after(0), steps=5, batch_size=8)
