@@ -27,7 +27,7 @@ def finite(name: str, tensor: Tensor) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name} must be a torch tensor, got {type(tensor).__name__}")
     if not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{name} must be finite, got {_first_bad(tensor)} among its entries")
+        raise ValueError(f"{name} must be finite, got {float(tensor[~torch.isfinite(tensor)][0])} among its entries")
     return tensor
 
 
@@ -96,7 +96,3 @@ def _number(name: str, value: object) -> float:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} must be a number, got {value!r}") from error
-
-
-def _first_bad(tensor: Tensor) -> float:
-    return float(tensor[~torch.isfinite(tensor)][0])

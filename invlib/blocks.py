@@ -100,17 +100,9 @@ class _ValueAndTangents(torch.autograd.Function):
         stack = _rows(stack, weight2)
         _deactivate(stack, weight1.mT.unsqueeze(2), slope1, inverse1)
         first = stack[:, 0]
-        to_weight1 = (x.mT @ first + stack[:, 1:].sum(2)).mT
+        to_weight1, to_bias1 = (x.mT @ first + stack[:, 1:].sum(2)).mT, first.sum(1, keepdim=True)
         to_x = first @ weight1.mT.contiguous().mT
-        return (
-            to_x,
-            to_weight1,
-            first.sum(1, keepdim=True),
-            to_weight2,
-            to_bias2,
-            to_weight3,
-            value.sum(1, keepdim=True),
-        )
+        return to_x, to_weight1, to_bias1, to_weight2, to_bias2, to_weight3, value.sum(1, keepdim=True)
 
 
 def _activate(u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor, Tensor]:

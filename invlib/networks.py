@@ -205,10 +205,10 @@ class IResNet(nn.Module):
             InversionError: if `tol` was not reached for some z.
         """
         blocks = self._blocks()
-        # Single precision is enough where no more than three digits are asked for, as in training; and there the
-        # block's limit serves as its bound, which costs nothing.
+        # Single precision is enough where no more than three digits are asked for, as in training.
         dtype = self.weights[0].dtype if _checks.positive("tol", tol) >= 1e-3 else torch.float64
-        solution = self._solve(blocks, z, tol, near, dtype, (1 - self.lipschitz) ** self.blocks, max_iterations=200)
+        lower = (1 - self.lipschitz) ** self.blocks  # the sharper bound of `solve_inverse` takes spectral norms
+        solution = self._solve([block.detached(dtype) for block in blocks], z, near, tol, lower, iterations=200)
         solution.raise_unless_converged()
         data = self._before_output(self._points("z", z))
         return attach_gradient(blocks, solution.x.to(z.dtype).reshape(data.shape), data).reshape(z.shape)
@@ -221,10 +221,9 @@ class IResNet(nn.Module):
         Args as for `inverse`; `max_iterations` bounds the iterations of each block. Nothing is raised where the
         tolerance is missed: the solution says so.
         """
-        _checks.count("max_iterations", max_iterations)
         blocks = self._exact_blocks()
         lower = (1 - block_bounds(blocks)).prod(dim=-1, keepdim=True)
-        return self._solve(blocks, z, tol, near, torch.float64, lower, max_iterations)
+        return self._solve(blocks, z, near, _checks.positive("tol", tol), lower, max_iterations)
 
     def lipschitz_bounds(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
         """Return certified bounds (lower, upper), a pair of floats or of (E,) tensors with members.
@@ -306,32 +305,24 @@ class IResNet(nn.Module):
         return matrix.expand(shape)
 
     def _solve(
-        self,
-        blocks: list[Block],
-        z: Tensor,
-        tol: float,
-        near: Tensor | None,
-        dtype: torch.dtype,
-        lower: float | Tensor,
-        max_iterations: int,
+        self, blocks: list[Block], z: Tensor, near: Tensor | None, tol: float, lower: float | Tensor, iterations: int
     ) -> InverseSolution:
-        """Invert the network; `lower`, a float or (E, 1), is the lower Lipschitz bound of all blocks together."""
-        _checks.positive("tol", tol)
+        """Invert the network in the dtype of its detached blocks; `lower`, a float or (E, 1), is their lower bound."""
+        _checks.count("max_iterations", iterations)
+        dtype = blocks[0].weights[0].dtype
         data = self._points("z", _checks.finite("z", z)).detach().to(dtype)
         if near is not None:
             if _checks.finite("near", near).shape != z.shape:
                 raise ValueError(f"near must have the shape of z, {tuple(z.shape)}, got {tuple(near.shape)}")
             near = self._points("near", near).detach().to(dtype)
-        blocks = [block.detached(dtype) for block in blocks]
         least, largest = (value.unsqueeze(-1).to(dtype) for value in self._output_range(data))
         scale = data.norm(dim=-1).clamp_min(1.0)
-        x, iterations = solve_blocks(
-            blocks, self._before_output(data), near, tol * scale / largest, self.lipschitz, max_iterations
-        )
+        start, share = self._before_output(data), tol * scale / largest
+        x, used = solve_blocks(blocks, start, near, share, self.lipschitz, iterations)
         residual = (self._through_output(evaluate(blocks, x)) - data).norm(dim=-1)
         rounding = 16 * (self.blocks + 1) * torch.finfo(dtype).eps * torch.maximum(scale, largest * x.norm(dim=-1))
         error_bound = (residual + rounding) / (least * lower)
-        parts = (residual, iterations, residual <= tol * scale, error_bound)
+        parts = (residual, used, residual <= tol * scale, error_bound)
         return InverseSolution(x.reshape(z.shape), *(part.reshape(z.shape[:-1]) for part in parts), tol)
 
     def _signs(self, points: Tensor, generator: torch.Generator | None) -> Tensor:

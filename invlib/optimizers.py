@@ -9,32 +9,25 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+BETA_FIRST, BETA_SECOND = 0.9, 0.95  # decay of the averages: of the gradient; of its square, L and R
+EPSILON = 1e-8  # added to the root of the second moment
+REFRESH = 10  # steps between two updates of the eigenvectors
+
 
 class SOAP(torch.optim.Optimizer):
     r"""Adam, run in a slowly rotating basis in which the gradient's rows and columns are uncorrelated.
 
     For a matrix with gradient G let $L = \mathrm{avg}\, G G^*$ and $R = \mathrm{avg}\, G^* G$, with eigenvectors
     $Q_L, Q_R$. Adam's two moments are taken of $Q_L^* G Q_R$, and its step is rotated back. Eigenvectors follow the
-    averages by one step of orthogonal iteration from time to time.
+    averages by one step of orthogonal iteration every `REFRESH` steps.
 
     Args:
         parameters: stacks of matrices (..., rows, columns).
         lr: the learning rate.
-        betas: decay of the averages of the gradient and of its square; the second one also that of L and R.
-        eps: added to the root of the second moment.
-        refresh: steps between two updates of the eigenvectors.
     """
 
-    def __init__(
-        self,
-        parameters: Iterable[Tensor],
-        lr: float,
-        *,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
-        refresh: int = 10,
-    ) -> None:
-        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "refresh": refresh})
+    def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -42,9 +35,9 @@ class SOAP(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+                    self._update(parameter, parameter.grad, group["lr"])
 
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict) -> None:
+    def _update(self, parameter: Tensor, gradient: Tensor, lr: float) -> None:
         state = self.state[parameter]
         left, right = gradient @ gradient.mT, gradient.mT @ gradient
         if not state:
@@ -53,16 +46,15 @@ class SOAP(torch.optim.Optimizer):
             state["left_basis"] = torch.linalg.eigh(left).eigenvectors
             state["right_basis"] = torch.linalg.eigh(right).eigenvectors
         state["step"] += 1
-        beta1, beta2 = group["betas"]
-        state["left"].lerp_(left, 1 - beta2)
-        state["right"].lerp_(right, 1 - beta2)
-        state["first"].lerp_(gradient, 1 - beta1)
+        state["left"].lerp_(left, 1 - BETA_SECOND)
+        state["right"].lerp_(right, 1 - BETA_SECOND)
+        state["first"].lerp_(gradient, 1 - BETA_FIRST)
         left_basis, right_basis = state["left_basis"], state["right_basis"]
-        state["second"].lerp_((left_basis.mT @ gradient @ right_basis).square(), 1 - beta2)
-        first = left_basis.mT @ state["first"] @ right_basis / (1 - beta1 ** state["step"])
-        second = state["second"] / (1 - beta2 ** state["step"])
-        rotated = first / (second.sqrt() + group["eps"])
-        parameter.add_(left_basis @ rotated @ right_basis.mT, alpha=-group["lr"])
-        if state["step"] % group["refresh"] == 0:
+        state["second"].lerp_((left_basis.mT @ gradient @ right_basis).square(), 1 - BETA_SECOND)
+        first = left_basis.mT @ state["first"] @ right_basis / (1 - BETA_FIRST ** state["step"])
+        second = state["second"] / (1 - BETA_SECOND ** state["step"])
+        rotated = first / (second.sqrt() + EPSILON)
+        parameter.add_(left_basis @ rotated @ right_basis.mT, alpha=-lr)
+        if state["step"] % REFRESH == 0:
             state["left_basis"] = torch.linalg.qr(state["left"] @ left_basis).Q
             state["right_basis"] = torch.linalg.qr(state["right"] @ right_basis).Q

@@ -11,6 +11,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from invlib import _checks
@@ -18,6 +19,9 @@ from invlib.losses import approximation_loss, divergence_loss, log_det_loss, rec
 from invlib.networks import IResNet
 from invlib.optimizers import SOAP
 from invlib.problems import LinearProblem
+
+AVERAGED = 0.05
+"""The share of the steps, at the end of a training, whose weights are averaged."""
 
 Strategy = Literal["approximation", "reconstruction", "log_det", "divergence"]
 
@@ -112,13 +116,12 @@ def train(
         raise ValueError(f"prior must live on R^{net.dim}, the space of net, got {prior!r}")
     sweep = _Sweep(net, problem, strength, loss, whiten)
     sizes = (batch_size if 2 * step < steps else 4 * batch_size for step in range(steps))
-    optimizer = SOAP(net.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_up_and_cosine(step, steps))
-    losses, rates = [], []
+    rates = [learning_rate * warm_up_and_cosine(step, steps) for step in range(steps)]
+    optimizer, average, losses = SOAP(net.parameters(), lr=learning_rate), AveragedModel(net), []
     _keep_freed_memory()
     start = time.perf_counter()
     batches = tqdm(sweep.batches(prior, sizes, generator), desc=loss, total=steps, disable=not progress)
-    for x, z in batches:
+    for rate, (x, z) in zip(rates, batches, strict=True):
         try:
             value = sweep.loss(x, z, generator)
         except torch.linalg.LinAlgError as error:  # the parameters are no longer finite
@@ -127,10 +130,12 @@ def train(
             raise TrainingError(f"the {loss} loss became {value.tolist()} after {len(losses)} steps")
         optimizer.zero_grad()
         value.sum().backward()
+        optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         losses.append(value.detach())
-        rates.append(schedule.get_last_lr()[0])
-        schedule.step()
+        if len(losses) > (1 - AVERAGED) * steps:
+            average.update_parameters(net)
+    net.load_state_dict(average.module.state_dict())
     seconds = time.perf_counter() - start
     return History(torch.stack(losses), sweep.minimum(prior), torch.tensor(rates), seconds)
 
@@ -147,7 +152,7 @@ def _keep_freed_memory() -> None:
             mallopt(option, 2**30)
 
 
-def _warm_up_and_cosine(step: int, steps: int, warm_up: float = 0.05) -> float:
+def warm_up_and_cosine(step: int, steps: int, warm_up: float = 0.05) -> float:
     """The learning rate as a fraction of its peak."""
     done = step / steps
     decay = 0.5 * (1 + math.cos(math.pi * max(0.0, (done - warm_up) / (1 - warm_up))))

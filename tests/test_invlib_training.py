@@ -100,6 +100,24 @@ def test_a_single_step_is_allowed():
     assert fit(small(), "divergence", steps=1, learning_rate=0.01).learning_rate.tolist() == pytest.approx([0.01])
 
 
+@pytest.mark.parametrize("members", [None, 2])
+@pytest.mark.parametrize(("steps", "averaged"), [(1, 1), (19, 1), (60, 3)])
+def test_the_weights_of_the_last_steps_are_averaged(members, steps, averaged, monkeypatch):
+    net, seen = small(members), []
+
+    class Watched(invlib.optimizers.SOAP):
+        def step(self, closure: None = None) -> None:
+            super().step(closure)
+            seen.append([parameter.detach().clone() for parameter in net.parameters()])
+
+    monkeypatch.setattr(invlib.training, "SOAP", Watched)
+    fit(net, "divergence", steps=steps, batch_size=4)
+    assert len(seen) == steps
+    for parameter, *values in zip(net.parameters(), *seen, strict=True):
+        torch.testing.assert_close(parameter.detach(), torch.stack(values[-averaged:]).mean(0), rtol=1e-12, atol=1e-12)
+        assert averaged == 1 or (parameter - values[-1]).abs().max() > 1e-9
+
+
 @pytest.mark.parametrize("progress", [True, False])
 def test_progress_bar_is_shown_on_request_only(progress, capsys):
     fit(small(), "log_det", steps=2, batch_size=2, progress=progress)
