@@ -96,12 +96,12 @@ class IResNet(nn.Module):
             self.biases.append(nn.Parameter(bias if layer < 2 else torch.zeros_like(bias)))
 
     def extra_repr(self) -> str:
-        """Show the sizes and the certified bounds."""
-        lower, upper = (f"{float(bound.min()):.3g}" for bound in self._bounds())
+        """Show the sizes and certified bounds, which hold for every member."""
+        lower, upper = map(torch.as_tensor, self.lipschitz_bounds())
         members = "" if self.members is None else f"members={self.members}, "
         return (
             f"dim={self.dim}, blocks={self.blocks}, width={self.width}, {members}"
-            f"lipschitz={self.lipschitz:g}, bounds=({lower}, {upper})"
+            f"lipschitz={self.lipschitz:g}, bounds=({float(lower.min()):.3g}, {float(upper.max()):.3g})"
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -230,7 +230,9 @@ class IResNet(nn.Module):
 
         For all a and b: lower |a - b| <= |phi(a) - phi(b)| <= upper |a - b|.
         """
-        lower, upper = self._bounds()
+        bounds = block_bounds(self._exact_blocks())
+        least, largest = self._output_range(bounds)
+        lower, upper = least * (1 - bounds).prod(dim=-1), largest * (1 + bounds).prod(dim=-1)
         return (lower, upper) if self.members is not None else (float(lower), float(upper))
 
     def block_bounds(self) -> Tensor:
@@ -265,12 +267,6 @@ class IResNet(nn.Module):
 
     def _exact_blocks(self) -> list[Block]:
         return [block.detached(torch.float64) for block in self._blocks()]
-
-    def _bounds(self) -> tuple[Tensor, Tensor]:
-        """The bounds of `lipschitz_bounds`, (E,) each."""
-        bounds = block_bounds(self._exact_blocks())
-        least, largest = self._output_range(bounds)
-        return least * (1 - bounds).prod(dim=-1), largest * (1 + bounds).prod(dim=-1)
 
     def _through_output(self, psi: Tensor) -> Tensor:
         """M psi, (E, B, n), for the output operator M."""

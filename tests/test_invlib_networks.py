@@ -514,6 +514,16 @@ def test_repr_shows_sizes_and_certified_bounds(members):
     assert text in repr(net)
 
 
+def test_repr_of_an_ensemble_shows_bounds_that_hold_for_every_member():
+    net = oracles.random_network(2, seed=1, members=2)
+    with torch.no_grad():
+        net.weights[2][0] *= 1e-3
+    lower, upper = net.lipschitz_bounds()
+    assert lower[1] < lower[0]
+    assert upper[1] > upper[0]
+    assert f"bounds=({lower[1]:.3g}, {upper[1]:.3g})" in repr(net)
+
+
 @pytest.mark.parametrize("members", [None, 3])
 def test_pushforward_score_equals_differences_of_the_density_by_change_of_variables(members):
     """log q(z) = log p_X(x) - log|det D phi(x)| at x = phi^{-1}(z), differenced in z."""
