@@ -4,13 +4,13 @@ import ctypes
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
@@ -78,10 +78,10 @@ def train(
 ) -> History:
     r"""Train `net` in place with one of the four strategies and return the history.
 
-    The optimizer is SOAP with a short memory, 5 % warm-up and a cosine decay to zero. Many small batches find the way;
-    in the second half, where the noise of the batches decides, they are four times as large. Where the prior offers
-    `transport`, the points are scrambled Sobol points, shifted at random for each member; otherwise they come from
-    `sample`.
+    The optimizer is SOAP with a short memory, 5 % warm-up and a cosine decay to zero; the weights after the last 5 % of
+    the steps are averaged. Many small batches find the way; in the second half, where the noise of the batches decides,
+    they are four times as large. Where the prior offers `transport`, the points are scrambled Sobol points, shifted at
+    random for each member; otherwise they come from `sample`.
 
     The approximation-type losses depend on the noise only through $E\|\varphi(x) - z\|^2 = E\|\varphi(x) - Hx\|^2 +
     \delta^2\,\mathrm{tr}\,H$. Their noise is averaged exactly: they are evaluated at z = Hx and the constant is added.
@@ -107,37 +107,68 @@ def train(
         ValueError: if an argument does not fit, names the argument.
         TrainingError: if the loss is not finite.
     """
-    _checks.count("steps", steps)
     _checks.count("batch_size", batch_size)
-    _checks.positive("learning_rate", learning_rate)
     if not hasattr(prior, "sample"):
         raise ValueError(f"prior must have a method sample(count, generator=...), got {prior!r}")
     if getattr(prior, "dim", net.dim) != net.dim:
         raise ValueError(f"prior must live on R^{net.dim}, the space of net, got {prior!r}")
     sweep = _Sweep(net, problem, strength, loss, whiten)
-    sizes = (batch_size if 2 * step < steps else 4 * batch_size for step in range(steps))
-    rates = [learning_rate * warm_up_and_cosine(step, steps) for step in range(steps)]
+    draw = sweep.sampler(prior, generator)
+
+    def batch_loss(step: int) -> Tensor:
+        x, z = draw(batch_size if 2 * step < steps else 4 * batch_size)
+        return sweep.loss(x, z, generator)
+
+    history = minimize(net, batch_loss, steps, learning_rate=learning_rate, name=f"the {loss} loss", progress=progress)
+    return replace(history, minimum=sweep.minimum(prior))
+
+
+def minimize(
+    net: nn.Module,
+    loss: Callable[[int], Tensor],
+    steps: int,
+    *,
+    learning_rate: float = 6e-2,
+    name: str = "the loss",
+    progress: bool = False,
+) -> History:
+    """Minimize any loss over the parameters of `net`, in place, by the method of `train`.
+
+    Args:
+        net: the network.
+        loss: the loss of a step, given its number: a scalar, or (E,) for members that do not share parameters.
+        steps: number of gradient steps.
+        learning_rate: its peak.
+        name: of the loss, for the progress bar and for errors.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: if `steps` is not a positive integer or `learning_rate` not a positive number.
+        TrainingError: if the loss is not finite.
+    """
+    _checks.count("steps", steps)
+    rates = [
+        _checks.positive("learning_rate", learning_rate) * _warm_up_and_cosine(step, steps) for step in range(steps)
+    ]
     optimizer, average, losses = SOAP(net.parameters(), lr=learning_rate), AveragedModel(net), []
     _keep_freed_memory()
     start = time.perf_counter()
-    batches = tqdm(sweep.batches(prior, sizes, generator), desc=loss, total=steps, disable=not progress)
-    for rate, (x, z) in zip(rates, batches, strict=True):
+    for step, rate in enumerate(tqdm(rates, desc=name, disable=not progress)):
         try:
-            value = sweep.loss(x, z, generator)
+            value = loss(step)
         except torch.linalg.LinAlgError as error:  # the parameters are no longer finite
-            raise TrainingError(f"the {loss} loss could not be computed after {len(losses)} steps") from error
+            raise TrainingError(f"{name} could not be computed after {step} steps") from error
         if not bool(torch.isfinite(value).all()):
-            raise TrainingError(f"the {loss} loss became {value.tolist()} after {len(losses)} steps")
+            raise TrainingError(f"{name} became {value.tolist()} after {step} steps")
         optimizer.zero_grad()
         value.sum().backward()
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         losses.append(value.detach())
-        if len(losses) > (1 - AVERAGED) * steps:
+        if step + 1 > (1 - AVERAGED) * steps:
             average.update_parameters(net)
     net.load_state_dict(average.module.state_dict())
-    seconds = time.perf_counter() - start
-    return History(torch.stack(losses), sweep.minimum(prior), torch.tensor(rates), seconds)
+    return History(torch.stack(losses), None, torch.tensor(rates), time.perf_counter() - start)
 
 
 def _keep_freed_memory() -> None:
@@ -152,7 +183,7 @@ def _keep_freed_memory() -> None:
             mallopt(option, 2**30)
 
 
-def warm_up_and_cosine(step: int, steps: int, warm_up: float = 0.05) -> float:
+def _warm_up_and_cosine(step: int, steps: int, warm_up: float = 0.05) -> float:
     """The learning rate as a fraction of its peak."""
     done = step / steps
     decay = 0.5 * (1 + math.cos(math.pi * max(0.0, (done - warm_up) / (1 - warm_up))))
@@ -216,18 +247,17 @@ class _Sweep:
             return None
         return minimum if self.net.members is not None else float(minimum)
 
-    def batches(
-        self, prior: Sampler, sizes: Iterable[int], generator: torch.Generator | None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield points x and data z of the network's shape, (size, n) or (E, size, n), for each of the sizes."""
+    def sampler(self, prior: Sampler, generator: torch.Generator | None) -> Callable[[int], tuple[Tensor, Tensor]]:
+        """Return a function that draws points x and data z of the network's shape, (size, n) or (E, size, n)."""
         members, dim = self.noise_std.shape[0], self.net.dim
         # A* eta has the law of delta H^{1/2} (standard normal): the noise of z, whatever the size of y.
         values, vectors = torch.linalg.eigh(self.normal)
         noise_factor = self.noise_std[:, None, None] * vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
-        draw = _quasi_random(prior, members, dim, generator) if hasattr(prior, "transport") else None
-        for size in sizes:
-            if draw is not None:
-                x, noise = draw(size)
+        quasi_random = _quasi_random(prior, members, dim, generator) if hasattr(prior, "transport") else None
+
+        def draw(size: int) -> tuple[Tensor, Tensor]:
+            if quasi_random is not None:
+                x, noise = quasi_random(size)
             else:
                 x = torch.stack([prior.sample(size, generator=generator) for _ in range(members)]).to(torch.float64)
                 if x.shape[1:] != (size, dim) or not bool(torch.isfinite(x).all()):
@@ -236,7 +266,9 @@ class _Sweep:
             z = x @ self.normal.mT
             if self.name == "reconstruction":
                 z = z + noise @ noise_factor.mT
-            yield self._like_net(x), self._like_net(z)
+            return self._like_net(x), self._like_net(z)
+
+        return draw
 
 
 def _trace(matrices: Tensor) -> Tensor:

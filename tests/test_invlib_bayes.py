@@ -76,7 +76,7 @@ def test_posterior_moments_equal_quadrature_of_bayes_formula(m, n, rank):
 
 @pytest.mark.parametrize(("m", "n", "rank"), OPERATORS)
 def test_derivative_of_the_posterior_mean_is_the_covariance_over_delta_squared(m, n, rank):
-    """Section 1, by central differences along A* dy (z must stay in the range of A*)."""
+    """By central differences along A* dy: z must stay in the range of A*."""
     problem, prior, y = setting(m, n, rank, noise_std=0.4)
     direction = problem.normal_data(oracles.randn(20, m, seed=3))
     z, step = problem.normal_data(y), 1e-5
@@ -267,7 +267,7 @@ def test_map_jumps_at_the_maxwell_point_where_both_modes_are_equally_high():
 
 
 def test_map_of_the_asymmetric_example_jumps_at_z_0209():
-    """The example of the mathematics, section 5(g)."""
+    """The jump of the example with unequal bumps, to three digits."""
     prior = GaussianMixture([0.7, 0.3], [[-0.8], [0.9]], [[[0.25**2]], [[0.35**2]]])
     problem = LinearProblem([[1.0]], 0.45)
     z = torch.tensor([[0.2085], [0.2095]], dtype=torch.float64)
@@ -294,7 +294,7 @@ def test_map_does_not_depend_on_the_unit_of_length(unit):
 
 @pytest.mark.parametrize(("m", "n", "rank"), OPERATORS)
 def test_gaussian_prior_map_and_mean_are_the_wiener_filter(m, n, rank):
-    """Section 6: one component, closed form."""
+    """One component, closed form."""
     problem, prior, y = setting(m, n, rank, noise_std=0.3, components=1)
     z = problem.normal_data(y)
     precision = np.linalg.inv(prior.covariances[0].numpy())
@@ -334,7 +334,7 @@ def test_map_curvature_is_the_least_eigenvalue_of_the_hessian_of_the_objective()
 
 
 def test_a_posteriori_bound_on_the_distance_to_the_map():
-    """Section 5(d): |x - x_MAP| <= |grad J_z(x)| / c for any x where the prior is log-concave."""
+    """Strong convexity: |x - x_MAP| <= |grad J_z(x)| / c for any x where the prior is log-concave."""
     prior = GaussianMixture([0.5, 0.5], [[-0.3, 0.0], [0.3, 0.1]], np.stack([0.5 * np.eye(2)] * 2))
     problem = LinearProblem([[1.0, 0.1], [0.0, 0.7]], 0.4)
     grid = torch.from_numpy(oracles.grid(2, 4.0, 81))

@@ -112,7 +112,7 @@ def test_gradient_of_a_loss_in_a_metric_equals_finite_differences(name):
 
 @pytest.mark.parametrize("members", [None, 2])
 def test_with_the_metric_of_the_noise_the_losses_are_those_of_the_y_form(members):
-    """phi = A* psi and W = H^{-1}: the misfit is |psi - y|, the divergence tr(A^{-1} D psi) (section 8)."""
+    """phi = A* psi and W = H^{-1}: the misfit is |psi - y|, the divergence tr(A^{-1} D psi)."""
     operator = oracles.random_operator(3, 3, seed=20)
     psi = oracles.random_network(3, seed=21, members=members, gain=2.0)
     net = IResNet(3, width=8, lipschitz=0.9, members=members, output_operator=operator.T, dtype=F64)

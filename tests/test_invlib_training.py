@@ -1,4 +1,4 @@
-"""Tests of `invlib.training`: determinism, what the losses see, and convergence to the closed forms of section 6."""
+"""Tests of `invlib.training`: determinism, what the losses see, and convergence to the known minimizers."""
 
 import itertools
 import math
@@ -11,7 +11,8 @@ from scipy import stats
 from torch import Tensor
 
 import invlib
-from invlib import GaussianMixture, IResNet, LinearProblem
+from invlib import GaussianMixture, IResNet, LinearProblem, TrainingError
+from invlib.training import minimize
 
 STRATEGIES = ["approximation", "reconstruction", "log_det", "divergence"]
 PROBLEM = LinearProblem([[1.0, 0.0], [0.0, 0.7]], noise_std=0.5)
@@ -226,7 +227,7 @@ def test_one_strength_may_be_any_number(strength):
 
 
 def filters(strategy: str, noise_std: float, operator: tuple[float, float] = (1.0, 0.7)) -> np.ndarray:
-    """Section 6 with unit prior variance: the factor by which phi multiplies each coordinate."""
+    """Unit prior variance: the factor by which phi multiplies each coordinate."""
     h = np.square(operator)
     return {
         "approximation": h,
@@ -379,3 +380,33 @@ def test_parameters_that_are_not_a_number_end_in_a_training_error_with_the_step(
 def test_training_error_names_every_member():
     with pytest.raises(invlib.TrainingError, match=r"became \[nan, nan\] after 0 steps"):
         fit(small(2), "divergence", failing_after(0), steps=5, batch_size=8)
+
+
+# Any other loss
+
+
+def quadratic(net: torch.nn.ParameterList, targets: Tensor):
+    return lambda step: (net[0] - targets).square().sum((-2, -1))
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_minimize_finds_the_minimum_of_any_loss(members):
+    targets = oracles.randn(members, 4, 3, seed=1)
+    net = torch.nn.ParameterList([torch.zeros_like(targets)])
+    history = minimize(net, quadratic(net, targets), 300)
+    torch.testing.assert_close(net[0].detach(), targets, rtol=1e-3, atol=1e-3)
+    assert history.loss.shape == (300, members)
+    assert history.learning_rate.max() == pytest.approx(6e-2, rel=1e-2)
+    assert history.minimum is None
+
+
+def test_minimize_hands_each_step_its_number_and_names_the_loss_in_errors():
+    net, steps = torch.nn.ParameterList([torch.ones(2, 2)]), []
+
+    def loss(step: int) -> Tensor:
+        steps.append(step)
+        return net[0].sum() / (3 - step)
+
+    with pytest.raises(TrainingError, match=r"^my loss became .* after 3 steps$"):
+        minimize(net, loss, 5, name="my loss")
+    assert steps == [0, 1, 2, 3]
