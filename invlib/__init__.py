@@ -1,4 +1,7 @@
-"""Invertible residual networks as Bayesian point estimators: the library of the book."""
+"""Invertible residual networks as Bayesian point estimators: the library of the book.
+
+Each module names the pages of `book/` that derive what it computes.
+"""
 
 from invlib.ascent import ConvergenceError
 from invlib.bayes import (

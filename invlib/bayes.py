@@ -3,6 +3,8 @@ r"""Exact Bayesian references: what the networks are compared with.
 For a mixture prior and a linear problem the posterior is again a mixture of Gaussians,
 $p(x \mid z) = \sum_k r_k(z)\, N(x; m_k(z), C_k)$, and everything follows from its weights, means and covariances. For
 any other prior in one or two dimensions the integrals are computed by `invlib.quadrature`.
+
+Derived in `book/point-estimators.md`; the evidence and its score in `book/tweedie.md`.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""Residual blocks x + f(x): the activation, the exact spectral norm, and the evaluation with the exact Jacobian."""
+"""Residual blocks x + f(x): the activation, the exact spectral norm, and the evaluation with the exact Jacobian.
+
+Derived in `book/residual-networks.md`; why the activation must be smooth, in `book/divergence.md`.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""The inverse of a composition of blocks x + f(x), Lip(f) < 1: safeguarded Newton with a certified error bound."""
+"""The inverse of a composition of blocks x + f(x), Lip(f) < 1: safeguarded Newton with a certified error bound.
+
+Derived in `book/residual-networks.md`: convergence, stopping rule, error bound, gradient.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
 r"""The exact minimizer of the loss with the log-determinant (Theorem 1), for two round bumps in the plane.
 
 Posterior mean and MAP estimate have formulas; this map has none, because its equation contains the density of its own
-outputs. But the loss is convex where it counts, so the minimizer can be computed.
+outputs. But the loss is convex where it counts, so the minimizer can be computed: `book/log-determinant.md` proves it,
+`book/noise-levels.md` and `book/learned-grids.md` tell how.
 """
 
 import torch

@@ -7,6 +7,9 @@ The forward-type losses measure the misfit in the Euclidean norm or in that of a
 definite, (n, n) or (E, n, n): $\|v\|_W^2 = \langle v, Wv \rangle$. The noise of z has the covariance $\delta^2 H$, so
 $W = H^{-1}$ weighs every direction by its own noise. For square A it is the norm of the y-form: with
 $\varphi = A^* \psi$ we have $\|\varphi(x) - z\|_W = \|\psi(x) - y\|$.
+
+Compared in `book/four-strategies.md`; each has its own page: `approximation`, `reconstruction`, `log-determinant`,
+`divergence`.
 """
 
 from typing import TYPE_CHECKING

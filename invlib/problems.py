@@ -1,4 +1,4 @@
-"""Linear inverse problems y = A x + noise and their normal-equation data z = A* y."""
+"""Linear inverse problems y = A x + noise and their normal-equation data z = A* y: see `book/inverse-problems.md`."""
 
 import math
 
