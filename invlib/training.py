@@ -1,4 +1,4 @@
-"""Training of networks and of whole sweeps in one batch; measured in `book/performance.md` and `book/noise-levels.md`."""
+"""Training of networks and of whole sweeps in one batch: see `book/performance.md`, `book/noise-levels.md`."""
 
 import ctypes
 import math

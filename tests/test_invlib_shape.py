@@ -1,6 +1,7 @@
 """Tests of the shape of the library: it stays small, and everything public is named in one place."""
 
 import inspect
+import re
 from pathlib import Path
 
 import execute
@@ -31,3 +32,11 @@ def test_everything_public_is_documented(name):
         for method, function in inspect.getmembers(thing, inspect.isfunction):
             if not method.startswith("_") and function.__module__.startswith("invlib"):
                 assert inspect.getdoc(function), f"{name}.{method}"
+
+
+def test_the_pages_that_docstrings_name_exist():
+    pages = {
+        page for path in LIBRARY.glob("*.py") for page in re.findall(r"`(book/[\w-]+\.md)`", path.read_text("utf-8"))
+    }
+    assert len(pages) >= 8
+    assert [page for page in pages if not (LIBRARY.parent / page).exists()] == []
