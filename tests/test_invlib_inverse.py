@@ -264,6 +264,7 @@ def test_a_tolerance_below_rounding_stops_and_raises_with_the_best_solution_atta
     solution = error.value.solution
     assert not bool(solution.converged.all())
     assert float(solution.residual.max()) < 1e-11  # as good as float64 allows
+    assert bool((solution.error_bound >= solution.residual / (1 - net.lipschitz) ** net.blocks).all())
 
 
 def test_a_converged_solution_does_not_raise():

@@ -80,6 +80,23 @@ def test_soap_minimizes_an_ill_conditioned_quadratic():
     assert losses[-1] < 1e-4 * losses[0]
 
 
+def test_the_eigenvectors_follow_the_averages_every_tenth_step():
+    weight, targets = oracles.randn(3, 2, seed=11).requires_grad_(), oracles.randn(20, 3, 2, seed=12)
+    optimizer = SOAP([weight], lr=0.1)
+    for step, target in enumerate(targets, 1):
+        optimizer.zero_grad()
+        (weight * target).sum().backward()
+        before = {side: optimizer.state[weight].get(f"{side}_basis") for side in ("left", "right")}
+        optimizer.step()
+        for side, basis in before.items():
+            state = optimizer.state[weight]
+            if step % 10 == 0:
+                basis = torch.linalg.qr(state[side] @ basis).Q
+                assert not torch.allclose(basis, before[side])
+            if step > 1:
+                torch.testing.assert_close(state[f"{side}_basis"], basis)
+
+
 def test_zero_gradients_move_nothing_and_missing_gradients_are_skipped():
     still, free = (torch.ones(2, 3, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
     optimizer = SOAP([still, free], lr=0.1)

@@ -103,17 +103,19 @@ def test_a_single_step_is_allowed():
 
 @pytest.mark.parametrize("members", [None, 2])
 @pytest.mark.parametrize(("steps", "averaged"), [(1, 1), (19, 1), (60, 3)])
-def test_the_weights_of_the_last_steps_are_averaged(members, steps, averaged, monkeypatch):
-    net, seen = small(members), []
+def test_steps_have_the_rates_of_the_history_and_the_last_weights_are_averaged(members, steps, averaged, monkeypatch):
+    net, seen, rates = small(members), [], []
 
     class Watched(invlib.optimizers.SOAP):
         def step(self, closure: None = None) -> None:
             super().step(closure)
             seen.append([parameter.detach().clone() for parameter in net.parameters()])
+            rates.append(self.param_groups[0]["lr"])
 
     monkeypatch.setattr(invlib.training, "SOAP", Watched)
-    fit(net, "divergence", steps=steps, batch_size=4)
+    history = fit(net, "divergence", steps=steps, batch_size=4)
     assert len(seen) == steps
+    assert rates == pytest.approx(history.learning_rate.tolist())
     for parameter, *values in zip(net.parameters(), *seen, strict=True):
         torch.testing.assert_close(parameter.detach(), torch.stack(values[-averaged:]).mean(0), rtol=1e-12, atol=1e-12)
         assert averaged == 1 or (parameter - values[-1]).abs().max() > 1e-9
