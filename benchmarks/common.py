@@ -108,4 +108,4 @@ class Branch(torch.nn.Module):
 def branches(net: IResNet) -> list[Branch]:
     """Return the branches f_1, ..., f_K of a single network, differentiable in its parameters."""
     weights, biases = net.effective_weights(), net.biases
-    return [Branch([w[0, k] for w in weights], [b[0, k, 0] for b in biases]) for k in range(net.blocks)]
+    return [Branch([w[0, k] for w in weights], [b[0, k, 0] for b in biases]) for k in range(net.depth)]

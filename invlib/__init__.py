@@ -13,10 +13,11 @@ from invlib.bayes import (
     posterior_covariance,
     posterior_mean,
 )
+from invlib.dense import IResNet
 from invlib.inverse import InverseSolution, InversionError
 from invlib.log_det_minimizer import LogDetMinimizer
 from invlib.losses import approximation_loss, divergence_loss, log_det_loss, reconstruction_loss
-from invlib.networks import IResNet
+from invlib.networks import InvertibleNetwork
 from invlib.priors import DensityPrior, GaussianMixture, LogisticPrior, two_bumps
 from invlib.problems import LinearProblem, epsilon_problem
 from invlib.quadrature import QuadratureError
@@ -29,6 +30,7 @@ __all__ = [
     "History",
     "IResNet",
     "InverseSolution",
+    "InvertibleNetwork",
     "InversionError",
     "LinearProblem",
     "LogDetMinimizer",

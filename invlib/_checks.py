@@ -82,12 +82,38 @@ def covariances(name: str, matrices: Tensor) -> Tensor:
     return factors
 
 
-def metric(value: Tensor, dim: int, members: int | None) -> Tensor:
-    """Return `value` if it is a tensor of shape (dim, dim), or (members, dim, dim)."""
-    shapes = [(dim, dim)] if members is None else [(dim, dim), (members, dim, dim)]
-    if not isinstance(value, Tensor) or value.shape not in shapes:
+def points(name: str, value: Tensor, dim: int | None = None) -> Tensor:
+    """Return `value` if it is a tensor (..., dim) in single or double precision; its entries are not read."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a torch tensor, got {type(value).__name__}")
+    if value.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name} must have a floating-point dtype, float32 or float64, got {value.dtype}")
+    if value.ndim < 1 or dim not in (None, value.shape[-1]):
+        raise ValueError(f"{name} must have shape (..., {dim or 'n'}), got {tuple(value.shape)}")
+    return value
+
+
+def parameter_dtype(value: torch.dtype | None) -> torch.dtype | None:
+    """Return `value` if it is single or double precision, or None."""
+    if value not in (None, torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float32, torch.float64 or None, got {value!r}")
+    return value
+
+
+def metric(value: Tensor, dim: int, batch: tuple[int, ...]) -> Tensor:
+    """Return `value` if it is a symmetric positive definite matrix (dim, dim), or one for each batch."""
+    shapes = list(dict.fromkeys([(dim, dim), (*batch, dim, dim)]))
+    if not isinstance(value, Tensor) or tuple(value.shape) not in shapes:
         found = tuple(value.shape) if isinstance(value, Tensor) else value
         raise ValueError(f"metric must be a tensor of shape {' or '.join(map(str, shapes))}, got {found}")
+    if value.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"metric must be float32 or float64, got {value.dtype}")
+    matrix = finite("metric", value.detach())
+    tolerance = 100 * torch.finfo(value.dtype).eps * float(matrix.abs().max())
+    if float((matrix - matrix.mT).abs().max()) > tolerance:
+        raise ValueError(f"metric must be symmetric, got {matrix.tolist()}")
+    if bool((torch.linalg.cholesky_ex(matrix).info > 0).any()):
+        raise ValueError(f"metric must be positive definite, got {matrix.tolist()}")
     return value
 
 

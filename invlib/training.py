@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from invlib import _checks
 from invlib.losses import approximation_loss, divergence_loss, log_det_loss, reconstruction_loss
-from invlib.networks import IResNet
+from invlib.dense import IResNet
 from invlib.optimizers import SOAP
 from invlib.problems import LinearProblem
 

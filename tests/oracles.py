@@ -67,7 +67,7 @@ def random_network(
 
 def member(net: IResNet, index: int) -> IResNet:
     """A single network with the parameters of one member."""
-    single = IResNet(net.dim, blocks=net.blocks, width=net.width, lipschitz=net.lipschitz, dtype=net.weights[0].dtype)
+    single = IResNet(net.dim, blocks=net.depth, width=net.width, lipschitz=net.lipschitz, dtype=net.weights[0].dtype)
     with torch.no_grad():
         for ours, theirs in zip(single.parameters(), net.parameters(), strict=True):
             ours.copy_(theirs[index : index + 1])

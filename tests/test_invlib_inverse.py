@@ -94,7 +94,7 @@ def test_error_bound_is_certain_down_to_the_last_bit(lipschitz):
     biases = [bias.detach().numpy()[0].reshape(4, -1).astype(np.longdouble) for bias in net.biases]
 
     def phi(x: np.ndarray) -> np.ndarray:
-        for k in range(net.blocks):
+        for k in range(net.depth):
             hidden = oracles.activation(x @ weights[0][k].T + biases[0][k])
             hidden = oracles.activation(hidden @ weights[1][k].T + biases[1][k])
             x = x + hidden @ weights[2][k].T + biases[2][k]
@@ -175,27 +175,27 @@ def test_on_smooth_blocks_newton_steps_count_from_the_first_one(members):
     """Ten digits in at most five iterations a block: there is no time for a halved or a lost step."""
     net = oracles.random_network(2, seed=20, members=members)
     z = oracles.randn(*((members,) if members else ()), 300, 2, seed=21)
-    assert int(net.solve_inverse(z, tol=1e-10).iterations.max()) <= 5 * net.blocks
+    assert int(net.solve_inverse(z, tol=1e-10).iterations.max()) <= 5 * net.depth
 
 
 def test_starting_near_the_solution_saves_iterations_and_changes_nothing_else():
     net = saturated(2, 0.99, blocks=4)
     x = 2 * oracles.randn(200, 2, seed=13)
     z = net(x).detach()
-    cold, warm = net.solve_inverse(z), net.solve_inverse(z, near=x + 1e-4)
-    exact = net.solve_inverse(z, near=x)
+    cold, warm = net.solve_inverse(z), net.solve_inverse(z, guess=x + 1e-4)
+    exact = net.solve_inverse(z, guess=x)
     assert bool(warm.converged.all())
     assert int(exact.iterations.sum()) == 0  # already there
     assert int(warm.iterations.sum()) < int(cold.iterations.sum())
     rounding = 1e-14 * z.norm(dim=-1).clamp_min(1) / net.lipschitz_bounds()[0]
     assert bool(((warm.x - cold.x).norm(dim=-1) <= warm.error_bound + cold.error_bound + rounding).all())
-    torch.testing.assert_close(net.inverse(z, near=x + 1e-4), net.inverse(z), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(net.inverse(z, guess=x + 1e-4), net.inverse(z), rtol=1e-6, atol=1e-7)
 
 
 def test_a_misleading_start_is_only_slower():
     net = saturated(2, 0.99)
     z = oracles.randn(50, 2, seed=14)
-    solution = net.solve_inverse(z, near=1e4 * oracles.randn(50, 2, seed=15))
+    solution = net.solve_inverse(z, guess=1e4 * oracles.randn(50, 2, seed=15))
     assert bool(solution.converged.all())
 
 
@@ -247,7 +247,7 @@ def test_too_few_iterations_are_reported_and_raise_with_the_solution_attached():
     assert not bool(solution.converged.all())
     failed = int((~solution.converged).sum())
     assert torch.equal(solution.converged, solution.residual <= 1e-10 * z.norm(dim=-1).clamp_min(1))
-    assert int(solution.iterations.max()) <= net.blocks
+    assert int(solution.iterations.max()) <= net.depth
     with pytest.raises(invlib.InversionError, match=f"{failed} of 60 points missed the tolerance 1e-10") as error:
         solution.raise_unless_converged()
     assert error.value.solution is solution
@@ -264,7 +264,7 @@ def test_a_tolerance_below_rounding_stops_and_raises_with_the_best_solution_atta
     solution = error.value.solution
     assert not bool(solution.converged.all())
     assert float(solution.residual.max()) < 1e-11  # as good as float64 allows
-    assert bool((solution.error_bound >= solution.residual / (1 - net.lipschitz) ** net.blocks).all())
+    assert bool((solution.error_bound >= solution.residual / (1 - net.lipschitz) ** net.depth).all())
 
 
 def test_a_converged_solution_does_not_raise():
@@ -280,7 +280,7 @@ def test_gradient_in_z_is_the_inverse_jacobian_at_x(lipschitz, near):
     net = saturated(2, lipschitz)
     x = oracles.randn(20, 2, seed=22)
     z = net(x).detach().requires_grad_()
-    solution = net.inverse(z, near=x if near else None)
+    solution = net.inverse(z, guess=x if near else None)
     factors = oracles.randn(20, 2, seed=23)
     (gradient,) = torch.autograd.grad((factors * solution).sum(), z)
     jacobian = oracles.plain_jacobians(net, x)
@@ -402,6 +402,6 @@ def test_the_solver_stops_where_rounding_leaves_nothing_to_gain_and_the_failure_
     solution = net.solve_inverse(z, tol=1e-13, max_iterations=200)
     assert not solution.converged.all()
     assert 1e-11 < float(solution.residual.max()) < 1e-6
-    assert int(solution.iterations.max()) < 25 * net.blocks
+    assert int(solution.iterations.max()) < 25 * net.depth
     with pytest.raises(invlib.InversionError):
         net.inverse(z, tol=1e-13)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import invlib
 from invlib import IResNet
-from invlib.blocks import Block
+from invlib.dense import DenseBlock
 
 F64 = torch.float64
 LOW_RANK = [(2, 1), (5, 2), (7, 3), (9, 8)]
@@ -23,7 +23,7 @@ def with_output(net: IResNet, matrix: object, dtype: torch.dtype | None = None) 
     """The same network followed by a fixed linear layer."""
     copied = IResNet(
         net.dim,
-        blocks=net.blocks,
+        blocks=net.depth,
         width=net.width,
         lipschitz=net.lipschitz,
         members=net.members,
@@ -170,7 +170,7 @@ def image_network() -> IResNet:
 def test_no_jacobian_is_formed_for_images_and_their_inverse_is_certified(image_network, monkeypatch):
     """n = 784, width 64: log-det, inverse and both backward passes stay below the size of one n x n matrix."""
     net, n = image_network, 784
-    monkeypatch.setattr(Block, "value_and_jacobian", refuse)
+    monkeypatch.setattr(DenseBlock, "value_and_jacobian", refuse)
     x = oracles.randn(20, n, seed=20)
     with Storage() as storage:
         z, log_det = net.forward_and_log_det(x)
@@ -198,7 +198,7 @@ def test_log_det_of_images_is_that_of_the_exact_jacobian(image_network):
 def test_a_fixed_last_layer_needs_no_matrix_for_every_point(image_network, monkeypatch):
     n = 784
     net = with_output(image_network, torch.diag(torch.linspace(0.5, 1.5, n, dtype=F64)))
-    monkeypatch.setattr(Block, "value_and_jacobian", refuse)
+    monkeypatch.setattr(DenseBlock, "value_and_jacobian", refuse)
     x = oracles.randn(20, n, seed=22)
     with Storage() as storage:
         z, log_det = net.forward_and_log_det(x)
@@ -232,7 +232,7 @@ def test_a_network_with_output_operator_is_the_composition(dim, width):
     assert bool(solution.converged.all())
     assert bool(((solution.x - x).norm(dim=-1) <= solution.error_bound).all())
     assert float((solution.x - x).norm(dim=-1).max()) < 1e-8
-    assert solution.x.shape == net.inverse(expected, near=x).shape == x.shape
+    assert solution.x.shape == net.inverse(expected, guess=x).shape == x.shape
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -285,9 +285,9 @@ def test_lipschitz_bounds_include_the_output_operator(lipschitz):
 def in_80_bits(net: IResNet, matrix: Tensor, x: Tensor) -> np.ndarray:
     """M psi(x) for a network psi of one member, (B, n), as long double."""
     weights = [weight.detach().numpy()[0].astype(np.longdouble) for weight in net.effective_weights()]
-    biases = [bias.detach().numpy()[0].reshape(net.blocks, -1).astype(np.longdouble) for bias in net.biases]
+    biases = [bias.detach().numpy()[0].reshape(net.depth, -1).astype(np.longdouble) for bias in net.biases]
     value = x.numpy().astype(np.longdouble)
-    for k in range(net.blocks):
+    for k in range(net.depth):
         hidden = oracles.activation(value @ weights[0][k].T + biases[0][k])
         hidden = oracles.activation(hidden @ weights[1][k].T + biases[1][k])
         value = value + hidden @ weights[2][k].T + biases[2][k]
@@ -338,7 +338,7 @@ def test_the_error_bound_knows_how_little_the_output_operator_stretches():
     """z = psi(x) / 1000: a residual of 1e-6 may hide an error of 1e-3, and at this tolerance it nearly does."""
     psi = oracles.random_network(2, seed=66, lipschitz=0.1, gain=3.0)
     net, x = with_output(psi, 1e-3 * torch.eye(2)), 2 * oracles.randn(200, 2, seed=67)
-    solution = net.solve_inverse(net(x).detach(), tol=1e-5, near=x + 0.02 * oracles.randn(200, 2, seed=68))
+    solution = net.solve_inverse(net(x).detach(), tol=1e-5, guess=x + 0.02 * oracles.randn(200, 2, seed=68))
     error = (solution.x - x).norm(dim=-1)
     assert bool((error <= solution.error_bound).all())
     assert float((solution.error_bound / error).median()) < 2

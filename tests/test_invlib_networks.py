@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invlib import IResNet
-from invlib.blocks import Block, smooth_abs, spectral_norm
+from invlib.activations import smooth_abs
+from invlib.dense import DenseBlock
+from invlib.linalg import spectral_norm
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -319,7 +321,7 @@ def test_the_written_out_gradient_of_value_and_jacobian_equals_finite_difference
     x = oracles.randn(members, 5, dim, seed=27).requires_grad_()
 
     def value_and_jacobian(x: torch.Tensor, *tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return Block(list(tensors[:3]), list(tensors[3:])).value_and_jacobian(x)
+        return DenseBlock(list(tensors[:3]), list(tensors[3:])).value_and_jacobian(x)
 
     assert torch.autograd.gradcheck(value_and_jacobian, (x, *tensors))
 

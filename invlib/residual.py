@@ -1,0 +1,450 @@
+r"""Invertible residual networks: compositions of blocks with certified bounds, exact or estimated traces, an inverse.
+
+A network is a composition of blocks $x \mapsto x + f_k(x)$ with $\mathrm{Lip}(f_k) \le L < 1$; by Banach's fixed-point
+theorem each block is a homeomorphism, and with a C^1 activation a diffeomorphism (Behrmann et al. 2019).
+
+Every tensor carries a leading *member* axis E: an ensemble or a sweep is evaluated in the same matrix products as a
+single network, which is the case E = 1.
+
+Derived in `book/residual-networks.md`: bounds, Jacobians, determinants, and the two stochastic estimates.
+"""
+
+import abc
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invlib import _checks, linalg
+from invlib.activations import Activation, as_activation
+from invlib.blocks import AffineBlock, Block, ResidualBlock, evaluate, evaluate_with_jacobian
+from invlib.inverse import InverseSolution, attach_gradient, invert_blocks, per_member
+from invlib.networks import InvertibleNetwork, random_signs, weighted_trace
+
+EXACT_LOG_DET = 64
+"""Up to this rank of a block's derivative the log-determinant is exact unless asked otherwise."""
+
+EXACT_DIVERGENCE = 16
+"""Up to this dimension the divergence is exact unless asked otherwise."""
+
+LARGEST_DATUM = 1e150
+"""Data beyond it are refused: their squares leave the range of double precision."""
+
+
+@dataclass(frozen=True)
+class LogDetEstimate:
+    """A stochastic estimate of log|det D phi(x)|.
+
+    Attributes:
+        value: (...), without a gradient. Its expectation misses the log-determinant by at most `bias_bound`.
+        surrogate: (...), a quantity whose *gradient* estimates that of the log-determinant. Its value means nothing.
+        bias_bound: sum_k r_k L_k^{m+1} / ((m + 1)(1 - L_k)) for m terms and blocks of rank r_k, a float, or (E,) with
+            members.
+    """
+
+    value: Tensor
+    surrogate: Tensor
+    bias_bound: float | Tensor
+
+
+class ResidualNetwork(InvertibleNetwork, abc.ABC):
+    """A composition of residual blocks, and of a fixed last layer. A subclass builds the blocks.
+
+    Args:
+        dim: the dimension n.
+        members: None for one network, or the number E of networks evaluated side by side.
+        lipschitz: the bound L on every block, 0 < L < 1.
+        activation: a name or an `Activation`.
+        output_operator: an invertible matrix M, (n, n) or (E, n, n), for a fixed linear last layer; or None.
+        exact: whether log-determinant and divergence are exact or estimated; None lets the size decide.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        members: int | None,
+        lipschitz: float,
+        activation: Activation | str,
+        output_operator: object | None,
+        exact: bool | None,
+    ) -> None:
+        super().__init__()
+        self.dim = _checks.count("dim", dim)
+        self.members = members if members is None else _checks.count("members", members)
+        self.lipschitz = _checks.open_unit("lipschitz", lipschitz)
+        self.activation = as_activation(activation)
+        self._output: AffineBlock | None = None
+        self.output_operator = output_operator  # type: ignore[assignment]
+        if exact not in (None, True, False):
+            raise TypeError(f"exact must be True, False or None, got {exact!r}")
+        self.exact = exact
+
+    @abc.abstractmethod
+    def residual_blocks(self) -> list[ResidualBlock]:
+        """Return the blocks with their constrained weights, in the dtype of the parameters."""
+
+    @property
+    def output_operator(self) -> Tensor | None:
+        """The matrix M of the fixed last layer, (E or 1, n, n), float64, or None."""
+        return None if self._output is None else self._output.matrix
+
+    @output_operator.setter
+    def output_operator(self, value: object | None) -> None:
+        self._output = None if value is None else AffineBlock(self._check_output(value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return phi(x) for x of shape (..., n), or (E, ..., n) with members; same shape and dtype.
+
+        Raises:
+            ValueError: if `x` has another shape than the network, or is no tensor in single or double precision. The
+                same holds for the methods below.
+        """
+        points = self._points("x", x)
+        return self._like(x, evaluate(self._blocks(points.dtype), points))
+
+    def forward_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return phi(x) and the exact Jacobian D phi(x), (..., n, n), for x of shape (..., n) or (E, ..., n)."""
+        points = self._points("x", x)
+        value, jacobian = evaluate_with_jacobian(self._blocks(points.dtype), points)
+        return self._like(x, value), jacobian.reshape(*x.shape, x.shape[-1]).to(x.dtype)
+
+    def forward_and_log_det(
+        self, x: Tensor, *, exact: bool | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return phi(x) and log|det D phi(x)|, (...), the sum of the blocks' log-determinants.
+
+        Args:
+            x: (..., n), or (E, ..., n) with members.
+            exact: whether to compute it or to estimate it by `estimate_log_det`; None means `self.exact`, and if that
+                is None, too: exact where the rank of the blocks' derivatives is at most 64.
+            generator: for the estimate.
+        """
+        points = self._points("x", x)
+        blocks = self._blocks(points.dtype)
+        if not self._decide(exact, self._rank(blocks) <= EXACT_LOG_DET):
+            value, estimate = self.estimate_log_det(x, generator=generator)
+            # The value of the one with the gradient of the other.
+            return value, estimate.value + estimate.surrogate - estimate.surrogate.detach()
+
+        total = torch.zeros_like(points[..., 0])
+        for block in blocks:
+            points, log_det = block.value_and_log_det(points)
+            total = total + log_det
+        return self._like(x, points), self._like(x[..., 0], total)
+
+    def forward_and_divergence(
+        self,
+        x: Tensor,
+        *,
+        metric: Tensor | None = None,
+        exact: bool | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return phi(x) and the divergence tr(W D phi(x)), (...).
+
+        Args:
+            x: (..., n), or (E, ..., n) with members.
+            metric: W, (n, n) or (E, n, n); None means the identity.
+            exact: whether to compute it or to estimate it by `estimate_divergence`; None means `self.exact`, and if
+                that is None, too: exact up to dimension 16.
+            generator: for the estimate.
+        """
+        self._points("x", x)
+        if metric is not None:
+            metric = self._metric(metric, x)
+        if self._decide(exact, x.shape[-1] <= EXACT_DIVERGENCE):
+            return self._exact_divergence(x, metric)
+        return self.estimate_divergence(x, metric=metric, generator=generator)
+
+    def estimate_divergence(
+        self, x: Tensor, *, metric: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""Return phi(x) and Hutchinson's estimate $v^* W D\varphi(x)\, v$ of $\mathrm{tr}(W D\varphi(x))$, (...).
+
+        The entries of v are random signs. The estimate and its gradient are unbiased, at the cost of two forward passes
+        in any dimension. `metric` is W, (n, n) or (E, n, n); None means the identity.
+        """
+        points = self._points("x", x)
+        signs = random_signs(points, generator)
+        value, tangent = self._value_and_tangent(points, signs)
+        weighted = signs if metric is None else signs @ self._metric(metric, x).to(signs)
+        return self._like(x, value), self._like(x[..., 0], (weighted * tangent).sum(-1))
+
+    def estimate_log_det(
+        self, x: Tensor, *, terms: int = 20, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, LogDetEstimate]:
+        r"""Return phi(x) and a `LogDetEstimate` from the first `terms` terms of the power series of each block.
+
+        $\log\det(I + J) = \sum_{k \ge 1} (-1)^{k+1} \mathrm{tr}(J^k)/k$, with each trace estimated from one vector of
+        random signs, at the cost of 2 `terms` passes.
+        """
+        _checks.count("terms", terms)
+        points = self._points("x", x)
+        value = surrogate = torch.zeros_like(points[..., 0])
+        bias = torch.zeros(())
+
+        for block in self._blocks(points.dtype):
+            points, at = block.linearize(points)
+            signs = random_signs(points, generator) if block.iterative else points
+            block_value, block_surrogate = block.estimate_log_det(at, signs, terms)
+            value = value + block_value
+            surrogate = surrogate + block_surrogate
+            bias = bias + block.detached(torch.float64).log_det_bias(x.shape[-1], terms)
+
+        estimate = LogDetEstimate(
+            value=self._like(x[..., 0], value),
+            surrogate=self._like(x[..., 0], surrogate),
+            bias_bound=self._as_member(bias),
+        )
+        return self._like(x, points), estimate
+
+    def pushforward_score(self, x: Tensor, score: Tensor) -> Tensor:
+        r"""Return $\nabla \log q$ at phi(x), of the shape of x, for q the density of phi(X) when X has the given score.
+
+        By the change of variables, $\log q(\varphi(x)) = \log p_X(x) - \log|\det D\varphi(x)|$; the chain rule gives
+        $D\varphi(x)^* \, \nabla \log q(\varphi(x)) = \nabla \log p_X(x) - \nabla \log|\det D\varphi(x)|$.
+
+        Args:
+            x: (..., n), or (E, ..., n) with members.
+            score: grad log p_X at x, of the shape of x.
+        """
+        self._points("x", x)
+        _checks.finite("score", _checks.points("score", score))
+        if score.shape != x.shape:
+            raise ValueError(f"score must have the shape of x, {tuple(x.shape)}, got {tuple(score.shape)}")
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("pushforward_score differentiates and cannot run under torch.inference_mode")
+
+        points = x.detach().requires_grad_()
+        with torch.enable_grad():
+            _, log_det = self.forward_and_log_det(points, exact=True)
+            (gradient,) = torch.autograd.grad(log_det.sum(), points)
+        with torch.no_grad():
+            _, jacobian = self.forward_and_jacobian(x)
+            return torch.linalg.solve(jacobian.mT, (score.to(x) - gradient).unsqueeze(-1)).squeeze(-1)
+
+    def inverse(self, z: Tensor, *, tol: float = 1e-10, guess: Tensor | None = None) -> Tensor:
+        """Return phi^{-1}(z), of the shape and dtype of z, differentiable once in z and in the parameters.
+
+        The solution is found without recording a graph (`solve_inverse`); its gradient follows from the implicit
+        function theorem, by one Newton step whose Jacobian and starting point are held fixed.
+
+        Args:
+            z: (..., n), or (E, ..., n) with members.
+            tol: bound on |phi(x) - z| relative to max(1, |z|), reached in float64; from 1e-3 on in the dtype of z.
+            guess: points of the shape of z close to the solution, to start from.
+
+        Raises:
+            InversionError: if `tol` was not reached for some z.
+        """
+        tol = _checks.positive("tol", tol)
+        data = self._data(z)
+        blocks = self._blocks(data.dtype)
+
+        # Single precision is enough where no more than three digits are asked for, as in training.
+        dtype = data.dtype if tol >= 1e-3 else torch.float64
+        detached = [block.detached(dtype) for block in blocks]
+        lower = _product(per_member(block.limits[0], data) for block in blocks)
+        solution = self._solve(detached, dtype, lower, z, guess, tol, max_iterations=200)
+        solution.raise_unless_converged()
+
+        x = solution.x.to(data.dtype).reshape(data.shape)
+        linear_tol = max(min(tol, 1e-3), 32 * torch.finfo(data.dtype).eps)
+        return self._like(z, attach_gradient(blocks, x, data, linear_tol))
+
+    def solve_inverse(
+        self, z: Tensor, *, tol: float = 1e-10, guess: Tensor | None = None, max_iterations: int = 200
+    ) -> InverseSolution:
+        """Return phi^{-1}(z) in float64 with residuals, iteration counts and error bounds; see `InverseSolution`.
+
+        Args as for `inverse`; `max_iterations` bounds the iterations of each block. Nothing is raised where the
+        tolerance is missed: the solution says so.
+        """
+        tol = _checks.positive("tol", tol)
+        self._data(z)
+        blocks = self._exact_blocks()
+        lower = _product(block.bounds()[0].unsqueeze(-1) for block in blocks)
+        return self._solve(blocks, torch.float64, lower, z, guess, tol, max_iterations)
+
+    def lipschitz_bounds(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
+        """Return certified bounds (lower, upper), a pair of floats or of (E,) tensors with members.
+
+        For all a and b: lower |a - b| <= |phi(a) - phi(b)| <= upper |a - b|.
+        """
+        pairs = [block.bounds() for block in self._exact_blocks()]
+        lower, upper = (torch.stack(torch.broadcast_tensors(*side)).prod(dim=0) for side in zip(*pairs, strict=True))
+        return self._as_member(lower), self._as_member(upper)  # type: ignore[return-value]
+
+    def block_bounds(self) -> Tensor:
+        """Return the certified bound on Lip(f_k) of each block, (K,) or (E, K)."""
+        residual = [block for block in self._exact_blocks() if isinstance(block, ResidualBlock)]
+        bounds = torch.stack([block.bound() for block in residual], dim=-1)
+        return bounds[0] if self.members is None else bounds
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the settings that change the map and are no parameters: part of `state_dict`."""
+        return {
+            "lipschitz": self.lipschitz,
+            "activation": self.activation.name,
+            "output_operator": self.output_operator,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the settings.
+
+        Raises:
+            ValueError: if the state belongs to a network with another activation, or its last layer does not fit.
+        """
+        if state["activation"] != self.activation.name:
+            found = f"{state['activation']!r}, the network has {self.activation.name!r}"
+            raise ValueError(f"activation must be that of the saved network, {found}")
+        self.lipschitz = _checks.open_unit("lipschitz", state["lipschitz"])
+        self.output_operator = state["output_operator"]
+
+    def _blocks(self, dtype: torch.dtype) -> list[Block]:
+        """All blocks in a dtype, with gradients."""
+        blocks: list[Block] = [
+            block if dtype == self._parameter.dtype else block.to(dtype) for block in self.residual_blocks()
+        ]
+        return blocks if self._output is None else [*blocks, self._output]
+
+    def _exact_blocks(self) -> list[Block]:
+        """All blocks in float64, without gradients, after a look at the parameters."""
+        for name, parameter in self.named_parameters():
+            _checks.finite(f"parameter {name} of the network", parameter.detach())
+        return [block.detached(torch.float64) for block in self._blocks(self._parameter.dtype)]
+
+    @property
+    def _parameter(self) -> Tensor:
+        parameter = next(self.parameters())
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"the parameters of the network must be float32 or float64, got {parameter.dtype}")
+        return parameter
+
+    def _points(self, name: str, x: Tensor) -> Tensor:
+        """Reshape to (E, B, n), in the wider of the dtypes of points and parameters."""
+        _checks.points(name, x, self.dim)
+        parameter = self._parameter
+        if x.device != parameter.device:
+            raise ValueError(f"{name} must be on the device of the network, {parameter.device}, got {x.device}")
+        if self.members is not None and (x.ndim < 2 or x.shape[0] != self.members):
+            raise ValueError(f"{name} must have shape ({self.members}, ..., {self.dim}), got {tuple(x.shape)}")
+        dtype = torch.promote_types(x.dtype, parameter.dtype)
+        return x.to(dtype).reshape(self.members or 1, math.prod(x.shape[:-1]) // (self.members or 1), self.dim)
+
+    def _data(self, z: Tensor) -> Tensor:
+        """Data of the inverse, (E, B, n): finite, and not too large to be squared."""
+        data = self._points("z", z)
+        largest = float(_checks.finite("z", z).abs().max()) if z.numel() else 0.0
+        if largest > LARGEST_DATUM:
+            raise ValueError(f"z must not exceed {LARGEST_DATUM:g} in size, got {largest:g}")
+        return data if largest < 1e15 else data.to(torch.float64)
+
+    def _metric(self, metric: Tensor, x: Tensor) -> Tensor:
+        batch = () if self.members is None else (self.members,)
+        return _checks.metric(metric, x.shape[-1], batch)
+
+    def _like(self, x: Tensor, value: Tensor) -> Tensor:
+        return value.reshape(x.shape).to(x.dtype)
+
+    def _as_member(self, value: Tensor) -> float | Tensor:
+        """A float, or (E,) with members."""
+        return float(value) if self.members is None else value.expand(self.members)
+
+    def _decide(self, asked: bool | None, default: bool) -> bool:
+        if asked is not None:
+            return asked
+        return default if self.exact is None else self.exact
+
+    def _rank(self, blocks: Sequence[Block]) -> int:
+        return max(block.rank(self.dim) for block in blocks if isinstance(block, ResidualBlock))
+
+    def _value_and_tangent(self, points: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """phi(x) and D phi(x) v, both (E, B, n)."""
+        tangent = v
+        for block in self._blocks(points.dtype):
+            points, at = block.linearize(points)
+            tangent = block.tangent(at, tangent)
+        return points, tangent
+
+    def _exact_divergence(self, x: Tensor, metric: Tensor | None) -> tuple[Tensor, Tensor]:
+        value, jacobian = self.forward_and_jacobian(x)
+        if metric is None:
+            return value, weighted_trace(jacobian, None)
+        if self.members is not None:
+            metric = metric.to(x).expand(self.members, self.dim, self.dim)
+            metric = metric.reshape(self.members, *[1] * (x.ndim - 3), self.dim, self.dim)
+        return value, weighted_trace(jacobian, metric.to(x))
+
+    def _solve(
+        self,
+        blocks: Sequence[Block],
+        dtype: torch.dtype,
+        lower: float | Tensor,
+        z: Tensor,
+        guess: Tensor | None,
+        tol: float,
+        max_iterations: int,
+    ) -> InverseSolution:
+        """Invert the detached blocks in their dtype; `lower`, a float or (E, 1), is their lower bound."""
+        _checks.count("max_iterations", max_iterations)
+        data = self._data(z).detach().to(dtype)
+        start = None if guess is None else self._guess(guess, z).to(dtype)
+
+        scale = data.norm(dim=-1).clamp_min(1.0)
+        with torch.no_grad():
+            x, used = invert_blocks(blocks, data, start, tol * scale, max_iterations)
+            residual = (evaluate(blocks, x) - data).norm(dim=-1)
+
+        largest = _product(per_member(block.limits[1], data) for block in blocks if not block.iterative)
+        size = torch.maximum(scale, largest * x.norm(dim=-1))
+        rounding = 16 * (len(blocks) + 1) * torch.finfo(dtype).eps * size
+        shape = z.shape[:-1]
+        return InverseSolution(
+            x=x.reshape(z.shape),
+            residual=residual.reshape(shape),
+            iterations=used.reshape(shape),
+            converged=(residual <= tol * scale).reshape(shape),
+            error_bound=((residual + rounding) / lower).reshape(shape),
+            tol=tol,
+        )
+
+    def _guess(self, guess: Tensor, z: Tensor) -> Tensor:
+        points = self._points("guess", _checks.finite("guess", guess)).detach()
+        if guess.shape != z.shape:
+            raise ValueError(f"guess must have the shape of z, {tuple(z.shape)}, got {tuple(guess.shape)}")
+        return points
+
+    def _check_output(self, value: object) -> Tensor:
+        """The fixed last layer as (E or 1, n, n), float64."""
+        matrix = _checks.as_float64("output_operator", value)
+        single = (self.dim, self.dim)
+        shapes = [single, (self.members or 1, *single)]
+        if tuple(matrix.shape) not in shapes:
+            expected = " or ".join(map(str, shapes))
+            raise ValueError(f"output_operator must have shape {expected}, got {tuple(matrix.shape)}")
+        if bool((torch.linalg.matrix_rank(matrix) < self.dim).any()):
+            raise ValueError(f"output_operator must be invertible, got {matrix.tolist()}")
+        singular_values = torch.linalg.svdvals(matrix)
+        if float(singular_values.min()) < 1e-30 or float(singular_values.max()) > 1e30:
+            raise ValueError("output_operator must have singular values between 1e-30 and 1e30")
+        return matrix.expand(shapes[1]).clone()
+
+
+def _product(factors: Iterable[float | Tensor]) -> float | Tensor:
+    result: float | Tensor = 1.0
+    for factor in factors:
+        result = result * factor
+    return result
+
+
+def shrink(weight: Tensor, bound: Tensor, limit: float) -> Tensor:
+    """Return the weights of all blocks, (E, K, ...), scaled down where the bound, (E, K), exceeds the limit."""
+    numbers = torch.finfo(bound.dtype)
+    limit = limit * (1 - 16 * numbers.eps)  # so that rounding does not lead beyond the bound
+    scale = (limit / bound.clamp_min(numbers.tiny)).clamp_max(1.0)
+    return weight * scale.reshape(*scale.shape, *[1] * (weight.ndim - 2))
