@@ -13,6 +13,7 @@ from invlib.bayes import (
     posterior_covariance,
     posterior_mean,
 )
+from invlib.convolution import ConvIResNet
 from invlib.dense import IResNet
 from invlib.inverse import InverseSolution, InversionError
 from invlib.log_det_minimizer import LogDetMinimizer
@@ -24,6 +25,7 @@ from invlib.quadrature import QuadratureError
 from invlib.training import History, TrainingError, train
 
 __all__ = [
+    "ConvIResNet",
     "ConvergenceError",
     "DensityPrior",
     "GaussianMixture",

@@ -66,16 +66,16 @@ def smooth_abs(u: Tensor) -> tuple[Tensor, Tensor]:
     is wasted. The function is $C^\infty$.
     """
     near = u.clamp(-LARGE, LARGE)
-    beyond = (u - near).abs()
+    beyond = (u - near).abs_()
     square = torch.addcmul(u.new_tensor(0.25), near, near)
 
     if u.requires_grad:
         root = square.sqrt()
         return root - 0.5 + beyond, near / root
 
-    inverse = square.rsqrt()  # cheaper
-    value = torch.addcmul(u.new_tensor(-0.5), square, inverse)
-    return value + beyond, near * inverse
+    inverse = square.rsqrt()  # cheaper, and in place
+    value = square.mul_(inverse).sub_(0.5).add_(beyond)
+    return value, near.mul_(inverse)
 
 
 class _SmoothAbs(Activation):

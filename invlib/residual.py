@@ -24,12 +24,6 @@ from invlib.blocks import AffineBlock, Block, ResidualBlock, evaluate, evaluate_
 from invlib.inverse import InverseSolution, attach_gradient, invert_blocks, per_member
 from invlib.networks import InvertibleNetwork, random_signs, weighted_trace
 
-EXACT_LOG_DET = 64
-"""Up to this rank of a block's derivative the log-determinant is exact unless asked otherwise."""
-
-EXACT_DIVERGENCE = 16
-"""Up to this dimension the divergence is exact unless asked otherwise."""
-
 LARGEST_DATUM = 1e150
 """Data beyond it are refused: their squares leave the range of double precision."""
 
@@ -60,7 +54,14 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         activation: a name or an `Activation`.
         output_operator: an invertible matrix M, (n, n) or (E, n, n), for a fixed linear last layer; or None.
         exact: whether log-determinant and divergence are exact or estimated; None lets the size decide.
+
+    Attributes:
+        exact_log_det: up to this rank of a block's derivative the log-determinant is exact unless asked otherwise.
+        exact_divergence: up to this dimension the divergence is.
     """
+
+    exact_log_det = 64
+    exact_divergence = 16
 
     def __init__(
         self,
@@ -125,7 +126,7 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         """
         points = self._points("x", x)
         blocks = self._blocks(points.dtype)
-        if not self._decide(exact, self._rank(blocks) <= EXACT_LOG_DET):
+        if not self._decide(exact, self._rank(blocks) <= self.exact_log_det):
             value, estimate = self.estimate_log_det(x, generator=generator)
             # The value of the one with the gradient of the other.
             return value, estimate.value + estimate.surrogate - estimate.surrogate.detach()
@@ -156,7 +157,7 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         self._points("x", x)
         if metric is not None:
             metric = self._metric(metric, x)
-        if self._decide(exact, x.shape[-1] <= EXACT_DIVERGENCE):
+        if self._decide(exact, x.shape[-1] <= self.exact_divergence):
             return self._exact_divergence(x, metric)
         return self.estimate_divergence(x, metric=metric, generator=generator)
 
@@ -339,7 +340,7 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
     def _data(self, z: Tensor) -> Tensor:
         """Data of the inverse, (E, B, n): finite, and not too large to be squared."""
         data = self._points("z", z)
-        largest = float(_checks.finite("z", z).abs().max()) if z.numel() else 0.0
+        largest = float(_checks.finite("z", z.detach()).abs().max()) if z.numel() else 0.0
         if largest > LARGEST_DATUM:
             raise ValueError(f"z must not exceed {LARGEST_DATUM:g} in size, got {largest:g}")
         return data if largest < 1e15 else data.to(torch.float64)
