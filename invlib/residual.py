@@ -87,9 +87,7 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         self.activation = as_activation(activation)
         self._output: AffineBlock | None = None
         self.output_operator = output_operator
-        if not (exact is None or isinstance(exact, bool)):
-            raise TypeError(f"exact must be True, False or None, got {exact!r}")
-        self.exact = exact
+        self.exact = _check_exact(exact)
 
     @abc.abstractmethod
     def residual_blocks(self) -> list[ResidualBlock]:
@@ -403,9 +401,10 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         return float(value) if self.members is None else value.expand(self.members)
 
     def _decide(self, asked: bool | None, default: bool) -> bool:
-        if asked is not None:
-            return asked
-        return default if self.exact is None else self.exact
+        for choice in (asked, self.exact):
+            if _check_exact(choice) is not None:
+                return bool(choice)
+        return default
 
     def _rank(self, blocks: Sequence[Block]) -> int:
         return max(block.rank(self.dim) for block in blocks if isinstance(block, ResidualBlock))
@@ -479,6 +478,12 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         if float(singular_values.min()) < 1e-30 or float(singular_values.max()) > 1e30:
             raise ValueError("output_operator must have singular values between 1e-30 and 1e30")
         return matrix.expand(shapes[1]).clone()
+
+
+def _check_exact(value: object) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    raise TypeError(f"exact must be True, False or None, got {value!r}")
 
 
 def _product(factors: Iterable[float | Tensor]) -> float | Tensor:

@@ -539,9 +539,7 @@ def test_estimates_follow_the_dtype():
 
 @pytest.mark.parametrize("members", [None, 2])
 @pytest.mark.parametrize("loss", ["log_det", "divergence"])
-def test_a_loss_of_a_network_with_exact_false_is_its_estimate_and_its_gradient_that_of_the_exact_loss_on_average(
-    loss, members
-):
+def test_a_loss_of_an_inexact_network_is_its_estimate_and_its_gradient_that_of_the_exact_one_on_average(loss, members):
     """Averaged over all signs. The log-determinant: its value is the truncated series', 20 terms at L = 0.4."""
     net = oracles.random_network(3, seed=57, members=members, lipschitz=0.4, gain=3.0)
     shape = (4, 3) if members is None else (members, 4, 3)

@@ -332,7 +332,7 @@ def test_the_written_out_gradient_of_value_and_jacobian_equals_finite_difference
 def test_second_derivatives_of_the_jacobian_raise():
     net = oracles.random_network(2, seed=28)
     x = oracles.randn(4, 2, seed=29).requires_grad_()
-    with pytest.raises(DifferentiatedTwiceError, match="^the Jacobian has first derivatives only"):
+    with pytest.raises(DifferentiatedTwiceError, match=r"^the Jacobian has first derivatives only"):
         torch.autograd.grad(net.forward_and_divergence(x)[1].sum(), x, create_graph=True)
 
 
