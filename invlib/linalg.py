@@ -69,7 +69,7 @@ def slogdet(matrix: Tensor) -> Tensor:
 def jvp(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Return a function at x and its derivative there, applied to v."""
     _prepare_forward_mode()
-    result = torch.func.jvp(function, (x,), (v,))
+    result = torch.func.jvp(function, (x.contiguous(),), (v.contiguous(),))  # it refuses expanded tensors
     return result[0], result[1]
 
 
