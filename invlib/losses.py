@@ -44,7 +44,7 @@ def approximation_loss(net: nn.Module, x: Tensor, z: Tensor, *, metric: Tensor |
     _check_pair(net, x, z)
     metric = _as_metric(metric, x)
 
-    value = _shaped("net(x)", net(x), x.shape)
+    value = networks.check_shape("net(x)", net(x), x.shape)
     return _half_mean_square(value - z, metric)
 
 
@@ -79,7 +79,7 @@ def reconstruction_loss(net: nn.Module, x: Tensor, z: Tensor) -> Tensor:
 
     tol = 1e-3 if x.dtype == torch.float32 else 1e-6
     reconstruction = networks.call(inverse, z, guess=x, tol=tol)
-    reconstruction = _shaped("net.inverse(z)", reconstruction, z.shape)
+    reconstruction = networks.check_shape("net.inverse(z)", reconstruction, z.shape)
     return _half_mean_square(reconstruction - x, None)
 
 
@@ -120,8 +120,8 @@ def log_det_loss(
     strength = _as_strength(strength, x)
 
     value, log_det = networks.forward_and_log_det(net, x, generator=generator)
-    value = _shaped("the value of net.forward_and_log_det(x)", value, x.shape)
-    log_det = _shaped("the log-determinant of net.forward_and_log_det(x)", log_det, x.shape[:-1])
+    value = networks.check_shape("the value of net.forward_and_log_det(x)", value, x.shape)
+    log_det = networks.check_shape("the log-determinant of net.forward_and_log_det(x)", log_det, x.shape[:-1])
     return _half_mean_square(value - z, metric) - strength**2 * log_det.mean(dim=-1)
 
 
@@ -162,8 +162,8 @@ def divergence_loss(
     strength = _as_strength(strength, x)
 
     value, divergence = networks.forward_and_divergence(net, x, metric=metric, generator=generator)
-    value = _shaped("the value of net.forward_and_divergence(x)", value, x.shape)
-    divergence = _shaped("the divergence of net.forward_and_divergence(x)", divergence, x.shape[:-1])
+    value = networks.check_shape("the value of net.forward_and_divergence(x)", value, x.shape)
+    divergence = networks.check_shape("the divergence of net.forward_and_divergence(x)", divergence, x.shape[:-1])
     return _half_mean_square(value - z, metric) - strength**2 * divergence.mean(dim=-1)
 
 
@@ -195,15 +195,6 @@ def _as_metric(metric: Tensor | None, x: Tensor) -> Tensor | None:
     if metric is None:
         return None
     return networks.check_metric(metric, x, tuple(x.shape[:-2]))
-
-
-def _shaped(name: str, value: object, shape: torch.Size) -> Tensor:
-    """What a network returned, if it is a tensor of this shape: another one would be broadcast, silently."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    if value.shape != shape:
-        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}")
-    return value
 
 
 def _as_strength(strength: float | Tensor, x: Tensor) -> float | Tensor:

@@ -6,7 +6,7 @@ A network is a `torch.nn.Module` that maps points (..., n) to points (..., n), e
 - ``net.inverse(z)``, the reconstruction $\varphi^{-1}(z)$; for reconstruction training it is differentiable, too, and
   may accept ``guess=`` (points to start from) and ``tol=``.
 
-Everything else has a default, derived by `torch.func`, which a network overrides by a method where it knows better:
+Everything else has a default, derived by automatic differentiation, which a network overrides where it knows better:
 
 - ``net.forward_and_jacobian(x)``: $\varphi(x)$ and $D\varphi(x)$, (..., n, n);
 - ``net.forward_and_log_det(x)``: $\varphi(x)$ and $\log|\det D\varphi(x)|$, (...);
@@ -27,7 +27,7 @@ How to bring a network of your own: `invlib/coupling.py` is a worked example.
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -69,7 +69,7 @@ class InvertibleNetwork(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define inverse(z)")
 
     def forward_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return phi(x) and D phi(x), (..., n, n), by forward-mode differentiation in the n coordinate directions."""
+        """Return phi(x) and D phi(x), (..., n, n), by reverse-mode differentiation of the n coordinates."""
         return _derived_jacobian(self, x)
 
     def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,6 +157,15 @@ def check_device(name: str, value: Tensor, like: Tensor) -> None:
         raise ValueError(f"{name} must be on the device {like.device}, got {value.device}")
 
 
+def check_shape(name: str, value: object, shape: torch.Size) -> Tensor:
+    """Return what a network returned, if it is a tensor of this shape: another one would be broadcast, silently."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.shape != shape:
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}")
+    return value
+
+
 def check_metric(metric: Tensor, x: Tensor, batch: tuple[int, ...]) -> Tensor:
     """Return the metric in the dtype of the points, if it is symmetric positive definite and of a fitting shape."""
     if isinstance(metric, Tensor):
@@ -170,14 +179,13 @@ def random_signs(points: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def _derived_jacobian(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    _checks.points("x", x)
-    identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-
-    def column(direction: Tensor) -> tuple[Tensor, Tensor]:
-        return linalg.jvp(net, x, direction.expand_as(x))
-
-    values, jacobian = torch.func.vmap(column, out_dims=(0, -1))(identity)
-    return values[0], jacobian  # the value is computed once, and seen n times
+    """Row by row: each is one backward pass, since points do not mix."""
+    recording = torch.is_grad_enabled()
+    with _record():
+        points, value = _follow(net, x)
+        rows = [_pull(value[..., i], points, None, recording) for i in range(x.shape[-1])]
+        jacobian = torch.stack(rows, dim=-2)
+    return (value, jacobian) if recording else (value.detach(), jacobian.detach())
 
 
 def _derived_log_det(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,9 +204,37 @@ def _derived_divergence(
         return value, weighted_trace(jacobian, metric)
 
     signs = random_signs(x, generator)
-    value, tangent = linalg.jvp(net, x, signs)
     weighted = signs if metric is None else signs @ metric
-    return value, (weighted * tangent).sum(-1)
+    recording = torch.is_grad_enabled()
+    with _record():
+        points, value = _follow(net, x)
+        divergence = (_pull(value, points, weighted, recording) * signs).sum(-1)
+    return (value, divergence) if recording else (value.detach(), divergence.detach())
+
+
+@contextlib.contextmanager
+def _record() -> Iterator[None]:
+    """Autograd on, also where it is off outside."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _follow(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Points that autograd follows, and their image."""
+    _checks.points("x", x)
+    points = x if x.requires_grad else x.detach().clone().requires_grad_()
+    value = check_shape("net(x)", net(points), x.shape)
+    if not value.requires_grad:
+        raise ValueError("net(x) must be differentiable in x")
+    return points, value
+
+
+@full_precision
+def _pull(value: Tensor, points: Tensor, v: Tensor | None, recording: bool) -> Tensor:
+    """The adjoint of the derivative, applied to v or to ones, (..., n)."""
+    v = torch.ones_like(value) if v is None else v
+    (pulled,) = torch.autograd.grad(value, points, v, create_graph=recording, retain_graph=True, materialize_grads=True)
+    return pulled
 
 
 @full_precision

@@ -440,16 +440,17 @@ class Diagonal(networks.InvertibleNetwork):
 
 @pytest.mark.parametrize("metric", [False, True])
 def test_the_derived_divergence_in_many_dimensions_is_an_unbiased_estimate(metric):
-    net, x = Diagonal(), oracles.randn(1, 20, seed=12)
+    net, x = Diagonal().requires_grad_(False), oracles.randn(1, 20, seed=12)
     weight = positive_definite(20, seed=13) if metric else None
-    jacobian = networks.forward_and_jacobian(net, x)[1]
+    jacobian = networks.forward_and_jacobian(net, x)[1].detach()
     exact = ((torch.eye(20, dtype=F64) if weight is None else weight) @ jacobian).diagonal(dim1=-2, dim2=-1).sum()
     many = x.expand(20_000, -1)
-    value, estimate = net.forward_and_divergence(many, metric=weight, generator=oracles.generator(1))
+    with torch.no_grad():
+        value, estimate = net.forward_and_divergence(many, metric=weight, generator=oracles.generator(1))
     torch.testing.assert_close(value, net(many))
     error = float(estimate.mean() - exact)
     assert abs(error) <= 5 * float(estimate.std()) / 20_000**0.5 + 1e-10
-    again = net.forward_and_divergence(many, metric=weight, generator=oracles.generator(1))[1]
+    again = net.forward_and_divergence(many, metric=weight, generator=oracles.generator(1))[1].detach()
     other = net.forward_and_divergence(many, metric=weight, generator=oracles.generator(2))[1]
     assert torch.equal(again, estimate)
     if metric:  # without one the Jacobian is diagonal, and the estimate exact
@@ -457,6 +458,31 @@ def test_the_derived_divergence_in_many_dimensions_is_an_unbiased_estimate(metri
         assert float(estimate.std()) > 0.1
     else:
         torch.testing.assert_close(estimate, exact.expand(20_000), rtol=1e-12, atol=0)
+
+
+def test_the_gradient_of_the_derived_divergence_in_many_dimensions_is_that_of_the_trace():
+    """The Jacobian is diagonal, so that the estimate is exact: d/da sum_i (1 + a_i tanh'(x_i)) = tanh'(x)."""
+    net, x = Diagonal(), oracles.randn(3, 20, seed=14).requires_grad_()
+    _, divergence = net.forward_and_divergence(x, generator=oracles.generator(1))
+    slope, point = torch.autograd.grad(divergence.sum(), [net.slope, x])
+    squared = 1 - torch.tanh(x.detach()).square()
+    torch.testing.assert_close(slope, squared.sum(0), rtol=1e-12, atol=1e-13)
+    expected = -2 * net.slope.detach() * torch.tanh(x.detach()) * squared
+    torch.testing.assert_close(point, expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("dim", [2, 20])
+def test_a_network_that_autograd_cannot_follow_is_named(dim):
+    net, x = Wrong(forward=lambda x: x.detach()), torch.zeros(5, dim)
+    for method in (networks.forward_and_jacobian, networks.forward_and_divergence):
+        with pytest.raises(ValueError, match=r"^net\(x\) must be differentiable in x"):
+            method(net, x)
+
+
+def test_the_jacobian_of_a_constant_is_zero():
+    net = nn.Linear(2, 2, bias=True)
+    net.forward = lambda x: net.bias.expand_as(x)
+    assert not networks.forward_and_jacobian(net, torch.ones(3, 2))[1].any()
 
 
 def test_the_derived_log_determinant_of_tiny_and_huge_maps_is_finite():
@@ -695,7 +721,7 @@ def test_the_bias_bound_knows_the_rank_of_a_block(dim, width, rank):
     bounds = net.block_bounds()
     expected = rank * (bounds**4 / (4 * (1 - bounds))).sum()
     assert estimate.bias_bound == pytest.approx(float(expected), rel=1e-12)
-    error = oracles.mean_over_signs(estimate.value, dim) - net.forward_and_log_det(x)[1]
+    error = oracles.mean_over_signs(estimate.value, dim) - net.forward_and_log_det(x)[1].detach()
     assert float(error.abs().max()) <= estimate.bias_bound
 
 
