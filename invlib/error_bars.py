@@ -90,14 +90,14 @@ def reconstruct(net: nn.Module, problem: LinearProblem, z: Tensor) -> Reconstruc
     _checks.points("z", z, problem.dim)
     _checks.finite("z", z)
 
+    inverse = getattr(net, "inverse", None)
+    if not callable(inverse):
+        raise TypeError(f"net must have a method inverse(z), got {type(net).__name__}")
+
     with torch.no_grad():
-        inverse = getattr(net, "inverse", None)
-        if not callable(inverse):
-            raise TypeError(f"net must have a method inverse(z), got {type(net).__name__}")
-        x: Tensor = inverse(z)
+        x = networks.check_shape("net.inverse(z)", inverse(z), z.shape)
         _, jacobian = networks.forward_and_jacobian(net, x)
-        if jacobian.shape != (*z.shape, problem.dim):
-            raise ValueError(f"the Jacobian of net must have shape {(*z.shape, problem.dim)}, got {jacobian.shape}")
+        networks.check_shape("the Jacobian of net", jacobian, torch.Size((*z.shape, problem.dim)))
 
         inverse_jacobian, failed = torch.linalg.inv_ex(jacobian.to(torch.float64))
         covariance = 0.5 * problem.noise_std**2 * (inverse_jacobian + inverse_jacobian.mT)
