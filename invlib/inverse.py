@@ -50,9 +50,10 @@ class InverseSolution:
             return
         failed = int((~self.converged).sum())
         worst = float(self.residual.nan_to_num(nan=torch.inf).max())
+        hint = "" if worst < torch.inf else " (are the parameters of the network finite?)"
         raise InversionError(
             f"{failed} of {self.converged.numel()} points missed the tolerance {self.tol:g}: "
-            f"largest residual {worst:.3g}, most iterations {int(self.iterations.max())}",
+            f"largest residual {worst:.3g}, most iterations {int(self.iterations.max())}{hint}",
             self,
         )
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+
 
 def spectral_norm(weight: Tensor) -> Tensor:
     """Return the largest singular value, (...), of matrices (..., out, in): exact and differentiable.
@@ -16,9 +18,16 @@ def spectral_norm(weight: Tensor) -> Tensor:
     bound, and a bound from the wrong side certifies nothing. Complex matrices are allowed.
 
     Derived in `book/residual-networks.md`.
+
+    Raises:
+        torch.linalg.LinAlgError: if the weight is not finite.
     """
-    with torch.no_grad():
-        left, right = _top_singular_vectors(weight)
+    try:
+        with torch.no_grad():
+            left, right = _top_singular_vectors(weight)
+    except LinAlgError as error:
+        message = "the spectral norm of a weight cannot be computed: are the parameters of the network finite?"
+        raise LinAlgError(message) from error
     return (left.mH @ weight @ right)[..., 0, 0].real if weight.is_complex() else (left.mT @ weight @ right)[..., 0, 0]
 
 

@@ -344,6 +344,8 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
 
     def _check_finite(self) -> None:
         for name, parameter in self.named_parameters():
+            if parameter.is_meta:
+                raise ValueError(f"parameter {name} of the network must have values, but it is on the device meta")
             _checks.finite(f"parameter {name} of the network", parameter.detach())
 
     @property

@@ -3,13 +3,14 @@
 import copy
 import pickle
 
+import numpy as np
 import oracles
 import pytest
 import torch
 from scipy import optimize
 
 from invlib import IResNet
-from invlib.activations import ACTIVATIONS, SMOOTH_ABS, SWISH, Activation, as_activation
+from invlib.activations import ACTIVATIONS, SMOOTH_ABS, SWISH, Activation, as_activation, smooth_abs
 
 F32, F64 = torch.float32, torch.float64
 every_activation = pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
@@ -131,3 +132,53 @@ def test_a_steeper_activation_leaves_less_to_the_weights():
     lower, upper = net.lipschitz_bounds()
     assert lower <= float(singular_values.detach().min())
     assert float(singular_values.detach().max()) <= upper
+
+
+# The smooth absolute value
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_activation_slope_never_exceeds_one(dtype):
+    arguments = torch.cat([torch.linspace(-50, 50, 1_000_001), torch.logspace(-10, 15, 100_001)])
+    _, slope = smooth_abs(arguments.to(dtype))
+    assert slope.abs().max().item() <= 1
+
+
+def test_activation_value_and_slope_agree_with_the_formula_and_its_derivative():
+    u = torch.linspace(-30, 30, 2001, dtype=torch.float64)
+    value, slope = smooth_abs(u)
+    torch.testing.assert_close(value, oracles.activation(u), rtol=1e-13, atol=1e-15)
+    derivative = torch.func.vmap(torch.func.grad(oracles.activation))(u)
+    torch.testing.assert_close(slope, derivative, rtol=1e-12, atol=1e-14)
+    step = 1e-5
+    difference = (smooth_abs(u + step)[0] - smooth_abs(u - step)[0]) / (2 * step)
+    torch.testing.assert_close(slope, difference, rtol=1e-8, atol=1e-9)
+
+
+def test_activation_slope_is_what_autograd_derives_from_its_value_also_twice():
+    """The carried Jacobian uses the slope, gradients of the value use autograd: they must be one function."""
+    u = torch.linspace(-30, 30, 2001, dtype=torch.float64, requires_grad=True)
+    value, slope = smooth_abs(u)
+    (first,) = torch.autograd.grad(value.sum(), u, create_graph=True)
+    torch.testing.assert_close(first, slope, rtol=1e-12, atol=1e-14)
+    (second,) = torch.autograd.grad(slope.sum(), u)
+    expected = torch.func.vmap(torch.func.grad(torch.func.grad(oracles.activation)))(u.detach())
+    torch.testing.assert_close(second, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_activation_is_c1_its_slope_has_no_jump():
+    """The second derivative is at most 2, at 0: neighbouring slopes differ by at most twice the step, nowhere more."""
+    u = torch.linspace(-30, 30, 600_001, dtype=torch.float64)
+    _, slope = smooth_abs(u)
+    assert slope.diff().abs().max().item() <= 2e-4 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("u", [-1e15, -1e4, -100.0, 0.0, 100.0, 1e4, 1e15])
+def test_activation_of_extreme_arguments_and_its_gradient_are_finite_and_right(u, dtype):
+    argument = torch.tensor(u, dtype=dtype, requires_grad=True)
+    value, slope = smooth_abs(argument)
+    (gradient,) = torch.autograd.grad(value, argument)
+    assert value.item() == pytest.approx(oracles.activation(u), rel=1e-6, abs=1e-30)
+    assert slope.item() == pytest.approx(np.sign(u), rel=2e-5, abs=1e-30)
+    assert gradient.item() == pytest.approx(np.sign(u), rel=2e-5, abs=1e-30)

@@ -1,6 +1,7 @@
 """The contracts of a network and of a block, each tested on everything that claims to meet it."""
 
 import copy
+import itertools
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ def coupling(dim: int) -> Callable[[int], CouplingFlow]:
     return build
 
 
+# One line makes a network take part in everything below.
 NETWORKS = {
     **{name: Case(dense(2, activation=name), 2) for name in ACTIVATIONS},
     "activation of one's own": Case(dense(2, activation=SINE), 2),
@@ -818,6 +820,62 @@ def test_second_derivatives_of_the_divergence_are_right_where_they_exist(activat
     step = 1e-5
     above, below = (slope((x + sign * step * direction).detach().requires_grad_()) for sign in (1, -1))
     torch.testing.assert_close(second, (above - below).detach() / (2 * step), rtol=1e-6, atol=1e-8)
+
+
+# The coupling flow
+
+
+@pytest.mark.parametrize("dim", [2, 3, 5])
+def test_a_coupling_flow_starts_as_the_identity_and_each_layer_keeps_what_its_neighbours_move(dim):
+    net = CouplingFlow(dim, generator=oracles.generator(0)).double()
+    x = oracles.randn(4, dim, seed=40)
+    assert torch.equal(net(x), x)
+    assert not net.forward_and_log_det(x)[1].any()
+    moved = coupling(dim)(1).double()
+    for layer, following in itertools.pairwise(moved.layers):
+        log_scale, shift = layer(x)
+        assert not log_scale[:, layer.mask].any()
+        assert not shift[:, layer.mask].any()
+        assert bool(shift[:, ~layer.mask].all())
+        assert torch.equal(following.mask, ~layer.mask)
+        again = layer(torch.where(layer.mask, x, 7.0))  # it does not see what it moves
+        assert torch.equal(again[0], log_scale)
+        assert torch.equal(again[1], shift)
+
+
+def test_the_scales_of_a_coupling_flow_are_bounded():
+    net = coupling(3)(1).double()
+    with torch.no_grad():
+        net.layers[0].last.weight.mul_(1e6)
+    log_scale, _ = net.layers[0](oracles.randn(100, 3, seed=41))
+    assert float(log_scale.detach().abs().max()) == pytest.approx(2.0, rel=1e-12)
+    x = oracles.randn(5, 3, seed=42)
+    torch.testing.assert_close(net(net.inverse(x)), x, rtol=1e-9, atol=1e-9)
+
+
+def test_the_weights_of_a_coupling_flow_are_determined_by_the_generator_alone():
+    state = torch.get_rng_state()
+    first, second = (CouplingFlow(2, generator=oracles.generator(1)).state_dict() for _ in range(2))
+    other = CouplingFlow(2, generator=oracles.generator(2)).state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["layers.0.first.weight"], other["layers.0.first.weight"])
+
+
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        (r"^dim must be an integer >= 2, got 1", lambda: CouplingFlow(1)),
+        (r"^layers must be an integer >= 1, got 0", lambda: CouplingFlow(2, layers=0)),
+        (r"^width must be an integer >= 1, got 2\.5", lambda: CouplingFlow(2, width=2.5)),
+        (r"^x must have shape \(\.\.\., 2\)", lambda: CouplingFlow(2)(torch.zeros(4, 3))),
+        (r"^z must have shape \(\.\.\., 2\)", lambda: CouplingFlow(2).inverse(torch.zeros(4, 3))),
+        (r"^x must be a torch tensor", lambda: CouplingFlow(2)([[0.0, 0.0]])),
+    ],
+)
+def test_bad_arguments_of_a_coupling_flow_are_named(message, call):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_the_example_of_a_network_of_ones_own_stays_short():
