@@ -45,6 +45,8 @@ EXACT_DIVERGENCE = 16
 class InvertibleNetwork(nn.Module):
     """A network with the derived methods of the contract. A subclass gives `forward` and `inverse`.
 
+    `torch.func` transforms work over the forward direction only: see the top of this module.
+
     Attributes:
         members: the number of networks evaluated side by side, or None.
 

@@ -388,6 +388,16 @@ def test_the_transforms_of_torch_work_over_the_forward_direction(case):
     torch.testing.assert_close(torch.func.vmap(net)(several), torch.stack([net(x), net(v)]), rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("name", ["smooth_abs", "low rank", "blocks of one's own"])
+def test_vmap_over_the_inverse_fails_as_documented_and_a_batch_does_what_was_meant(name):
+    net, z = NETWORKS[name].net(), NETWORKS[name].points(3)
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.func.vmap(net.inverse)(z)
+    one_by_one = torch.stack([net.inverse(point) for point in z])
+    torch.testing.assert_close(net.inverse(z), one_by_one, rtol=1e-8, atol=1e-8)
+    assert "They do not work\nover ``net.inverse(z)``" in networks.__doc__
+
+
 @every_network
 def test_everything_works_in_inference_mode_and_without_gradients(case):
     net, x = case.net(), case.points(4)
