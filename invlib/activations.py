@@ -85,13 +85,25 @@ class _SmoothAbs(Activation):
         return smooth_abs(u)
 
 
+def _smooth_abs_value(u: Tensor) -> Tensor:
+    return smooth_abs(u)[0]
+
+
+def _smooth_abs_slope(u: Tensor) -> Tensor:
+    return smooth_abs(u)[1]
+
+
+def _tanh_slope(u: Tensor) -> Tensor:
+    return 1 - torch.tanh(u).square()
+
+
 def _swish_slope(u: Tensor) -> Tensor:
     gate = torch.sigmoid(u)
     return gate * (1 + u * (1 - gate))
 
 
-SMOOTH_ABS = _SmoothAbs("smooth_abs", lambda u: smooth_abs(u)[0], lambda u: smooth_abs(u)[1], 1.0)
-TANH = Activation("tanh", torch.tanh, lambda u: 1 - torch.tanh(u).square(), 1.0)
+SMOOTH_ABS = _SmoothAbs("smooth_abs", _smooth_abs_value, _smooth_abs_slope, 1.0)
+TANH = Activation("tanh", torch.tanh, _tanh_slope, 1.0)
 SOFTPLUS = Activation("softplus", torch.nn.functional.softplus, torch.sigmoid, 1.0)
 SWISH = Activation("swish", torch.nn.functional.silu, _swish_slope, 1.1)
 """u sigmoid(u): its largest slope is 1.09984 (where u tanh(u / 2) = 2), so 1.1 bounds it."""

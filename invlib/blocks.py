@@ -64,9 +64,7 @@ class Block(abc.ABC):
         """Return a bound on the bias of `estimate_log_det`, (E,)."""
 
     @abc.abstractmethod
-    def invert(
-        self, z: Tensor, start: Tensor | None, tol: Tensor, max_iterations: int
-    ) -> tuple[Tensor, Tensor]:
+    def invert(self, z: Tensor, start: Tensor | None, tol: Tensor, max_iterations: int) -> tuple[Tensor, Tensor]:
         """Return the points whose image is z to the tolerance `tol`, (E, B), and the iterations of each, (E, B)."""
 
     def linearize(self, x: Tensor) -> tuple[Tensor, Linearization]:
@@ -86,7 +84,8 @@ class Block(abc.ABC):
         def column(direction: Tensor) -> Tensor:
             return self.tangent(at, direction.expand_as(like))
 
-        return torch.func.vmap(column, out_dims=-1)(identity)
+        jacobian: Tensor = torch.func.vmap(column, out_dims=-1)(identity)
+        return jacobian
 
     def value_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the image of x, (E, B, n), and log|det| of the Jacobian, (E, B)."""
@@ -111,26 +110,53 @@ class Block(abc.ABC):
 class ResidualBlock(Block):
     r"""A block $x \mapsto x + f(x)$ with Lip(f) < 1. A subclass gives `value` and `bound`.
 
-    The first linearization tensor must have the shape of x unless `jacobian` is overridden, too.
+    The tensors of a block are its attributes, or in lists or tuples: so they are found where it is needed in another
+    dtype, or without gradients. The first linearization tensor must have the shape of x unless `jacobian` is
+    overridden, too.
 
     Attributes:
-        lipschitz: a bound L < 1 on Lip(f) that holds by construction.
+        lipschitz: a bound L < 1 on Lip(f) that holds by construction; None: `bound` is asked each time.
+
+    Example:
+        >>> class Sine(ResidualBlock):
+        ...     def __init__(self, weight):
+        ...         self.weight = weight
+        ...     def value(self, x):
+        ...         return x + torch.sin(x @ self.weight.mT)
+        ...     def bound(self):
+        ...         return linalg.spectral_norm(self.weight)
+        >>> block = Sine(0.5 * torch.eye(2).unsqueeze(0))
+        >>> block.value_and_jacobian(torch.zeros(1, 1, 2))[1]
+        tensor([[[[1.5000, 0.0000],
+                  [0.0000, 1.5000]]]])
     """
 
-    lipschitz: float
+    lipschitz: float | None = None
 
     @abc.abstractmethod
     def bound(self) -> Tensor:
         """Return a certified bound on Lip(f), (E,), below one."""
 
+    def certified_bound(self) -> Tensor:
+        """Return `bound`, (E,), after a look at it.
+
+        Raises:
+            ValueError: if it is not below one: then it certifies nothing.
+        """
+        bound = self.bound()
+        if not bool((bound < 1).all()):
+            raise ValueError(f"bound() of {type(self).__name__} must be less than one, got {bound.tolist()}")
+        return bound
+
     @property
-    def limits(self) -> tuple[float, float]:
+    def limits(self) -> tuple[float | Tensor, float | Tensor]:
         """1 - L and 1 + L."""
-        return 1 - self.lipschitz, 1 + self.lipschitz
+        limit = self.certified_bound().detach() if self.lipschitz is None else self.lipschitz
+        return 1 - limit, 1 + limit
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Return 1 - Lip(f) and 1 + Lip(f), (E,) each, with the certified bound."""
-        bound = self.bound()
+        bound = self.certified_bound()
         return 1 - bound, 1 + bound
 
     def rank(self, dim: int) -> int:
@@ -139,8 +165,7 @@ class ResidualBlock(Block):
 
     def branch_tangent(self, at: Linearization, v: Tensor) -> Tensor:
         """Return the derivative of f, not of x + f, applied to v, (E, B, n)."""
-        _, tangent = torch.func.jvp(self.value, at, (v,))
-        return tangent - v
+        return linalg.jvp(self.value, at[0], v)[1] - v
 
     def tangent(self, at: Linearization, v: Tensor) -> Tensor:
         """Return v + Df v, (E, B, n)."""
@@ -155,7 +180,7 @@ class ResidualBlock(Block):
         return lambda residual: krylov.solve(apply, residual, tol=tol)
 
     def estimate_log_det(self, at: Linearization, signs: Tensor, terms: int) -> tuple[Tensor, Tensor]:
-        r"""Return the first `terms` terms of $\log\det(I + J) = \sum_k (-1)^{k+1} \mathrm{tr}(J^k)/k$, traces estimated.
+        r"""Return the first `terms` terms of $\log\det(I + J) = \sum_k (-1)^{k+1} \mathrm{tr}(J^k)/k$, estimated.
 
         The trace of a matrix A is estimated by v* A v with random signs v. The second result is v* J a with
         $a = \sum_k (-J)^k v$ held fixed: its gradient is right, its value means nothing.
@@ -172,12 +197,10 @@ class ResidualBlock(Block):
 
     def log_det_bias(self, dim: int, terms: int) -> Tensor:
         r"""Return rank(J) L^{m+1} / ((m + 1)(1 - L)), (E,), for m terms: what the rest of the series can be."""
-        bound = self.bound()
+        bound = self.certified_bound()
         return self.rank(dim) * bound ** (terms + 1) / ((terms + 1) * (1 - bound))
 
-    def invert(
-        self, z: Tensor, start: Tensor | None, tol: Tensor, max_iterations: int
-    ) -> tuple[Tensor, Tensor]:
+    def invert(self, z: Tensor, start: Tensor | None, tol: Tensor, max_iterations: int) -> tuple[Tensor, Tensor]:
         """Return the points whose image is z, by `newton` from `start` or from z itself, and their iterations."""
         return newton(self, z, z if start is None else start, tol, max_iterations)
 
@@ -209,7 +232,7 @@ class AffineBlock(Block):
 
     def value(self, x: Tensor) -> Tensor:
         """Return M x + b."""
-        image = x @ self.matrix.to(x).mT
+        image: Tensor = x @ self.matrix.to(x).mT
         return image if self.shift is None else image + self.shift.to(x)
 
     def tangent(self, at: Linearization, v: Tensor) -> Tensor:
@@ -236,18 +259,17 @@ class AffineBlock(Block):
         """Return zero: nothing is estimated."""
         return torch.zeros_like(self._range[0])
 
-    def invert(
-        self, z: Tensor, start: Tensor | None, tol: Tensor, max_iterations: int
-    ) -> tuple[Tensor, Tensor]:
+    def invert(self, z: Tensor, start: Tensor | None, tol: Tensor, max_iterations: int) -> tuple[Tensor, Tensor]:
         """Return M^{-1} (z - b), and no iterations."""
         x = self._solve(z if self.shift is None else z - self.shift.to(z))
         return x, torch.zeros(z.shape[:-1], dtype=torch.long, device=z.device)
 
     def _solve(self, v: Tensor) -> Tensor:
-        return torch.linalg.solve(self.matrix.to(v), v.mT).mT
+        solution: Tensor = torch.linalg.solve(self.matrix.to(v), v.mT)
+        return solution.mT
 
     def _log_det(self, points: Tensor) -> Tensor:
-        log_det = torch.linalg.slogdet(self.matrix.to(points)).logabsdet
+        log_det = linalg.slogdet(self.matrix.to(points))
         return torch.zeros_like(points[..., 0]) + log_det.unsqueeze(-1)
 
 

@@ -59,10 +59,10 @@ class DenseBlock(ResidualBlock):
 
     def value_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return x + f(x), (E, B, n), and its Jacobian, (E, B, n, n); with `smooth_abs` differentiable once."""
-        if self.activation is not SMOOTH_ABS:
+        if self.activation != SMOOTH_ABS:  # a copy of it is equal
             return super().value_and_jacobian(x)
         layers = [tensor for layer in zip(self.weights, self.biases, strict=True) for tensor in layer]
-        value, tangents = _ValueAndTangents.apply(x, *layers)
+        value, tangents = _ValueAndTangents.apply(x, *layers)  # type: ignore[no-untyped-call]
         return x + value, _add_identity(tangents)
 
     def value_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +96,8 @@ class DenseBlock(ResidualBlock):
 
         def woodbury(residual: Tensor) -> Tensor:
             inner = self._inner_tangent(at, residual).unsqueeze(-1)
-            return residual - torch.linalg.solve(self._core(at), inner).squeeze(-1) @ self.weights[2].mT
+            solution: Tensor = torch.linalg.solve(self._core(at), inner)
+            return residual - solution.squeeze(-1) @ self.weights[2].mT
 
         return woodbury
 
@@ -196,11 +197,10 @@ class IResNet(ResidualNetwork):
 
     def extra_repr(self) -> str:
         """Show the sizes and certified bounds, which hold for every member."""
-        lower, upper = map(torch.as_tensor, self.lipschitz_bounds())
         members = "" if self.members is None else f"members={self.members}, "
         return (
             f"dim={self.dim}, blocks={self.depth}, width={self.width}, {members}"
-            f"lipschitz={self.lipschitz:g}, bounds=({float(lower.min()):.3g}, {float(upper.max()):.3g})"
+            f"lipschitz={self.lipschitz:g}, {self._bounds_text()}"
         )
 
     def effective_weights(self) -> list[Tensor]:
@@ -301,7 +301,8 @@ def _deactivate(stack: Tensor, tangents: Tensor, slope: Tensor, inverse: Tensor)
 
 def _rows(stack: Tensor, matrix: Tensor) -> Tensor:
     """Multiply every row of a stack (E, S, B, inputs) by a matrix (E, inputs, outputs)."""
-    return (stack.flatten(1, 2) @ matrix).unflatten(1, stack.shape[1:3])
+    rows = stack.flatten(1, 2) @ matrix
+    return rows.reshape(*stack.shape[:3], matrix.shape[-1])
 
 
 def _add_identity(tangents: Tensor) -> Tensor:

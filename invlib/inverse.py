@@ -5,13 +5,12 @@ Derived in `book/residual-networks.md`: stopping rule, error bound, implicit gra
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from invlib.blocks import Block, evaluate
-from invlib.errors import DifferentiatedTwiceError
+from invlib.errors import differentiable_once
 
 
 class InversionError(RuntimeError):
@@ -51,11 +50,18 @@ class InverseSolution:
             return
         failed = int((~self.converged).sum())
         worst = float(self.residual.nan_to_num(nan=torch.inf).max())
+        hint = "" if worst < torch.inf else " (are the parameters of the network finite?)"
         raise InversionError(
             f"{failed} of {self.converged.numel()} points missed the tolerance {self.tol:g}: "
-            f"largest residual {worst:.3g}, most iterations {int(self.iterations.max())}",
+            f"largest residual {worst:.3g}, most iterations {int(self.iterations.max())}{hint}",
             self,
         )
+
+    def raise_unless_finite(self, dtype: torch.dtype) -> None:
+        """Raise `InversionError` if some point leaves the range of the dtype."""
+        largest = float(self.x.abs().max()) if self.x.numel() else 0.0
+        if largest > torch.finfo(dtype).max:
+            raise InversionError(f"the solution, of size {largest:.3g}, exceeds the range of {dtype}", self)
 
 
 def invert_blocks(
@@ -102,23 +108,9 @@ def attach_gradient(blocks: Sequence[Block], x: Tensor, z: Tensor, tol: float) -
         return x
     for solver in reversed(solvers):
         correction = solver(correction)
-    return x - _DifferentiableOnce.apply(correction)
+    return x - differentiable_once(correction, "the inverse")
 
 
 def per_member(value: float | Tensor, like: Tensor) -> float | Tensor:
     """A number, or (E,) as (E, 1) in the dtype of `like`."""
     return value.unsqueeze(-1).to(like) if isinstance(value, Tensor) else value
-
-
-class _DifferentiableOnce(torch.autograd.Function):
-    """The identity; its backward pass cannot be differentiated again."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
-        if torch.is_grad_enabled():
-            raise DifferentiatedTwiceError("the inverse")
-        return gradient

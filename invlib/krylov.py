@@ -39,6 +39,8 @@ def gmres(
         >>> gmres(lambda u: u * torch.tensor([2.0, 4.0]), r, tol=1e-6)
         tensor([[0.5000, 0.5000]])
     """
+    scale = right.abs().amax(dim=-1, keepdim=True).clamp_min(torch.finfo(right.dtype).tiny)
+    right = right / scale  # so that squares neither vanish nor overflow
     size = right.norm(dim=-1, keepdim=True)
     solution = torch.zeros_like(right)
     residual = right
@@ -49,7 +51,7 @@ def gmres(
         residual = right - apply(solution)
         if bool((residual.norm(dim=-1, keepdim=True) <= tol * size).all()):
             break
-    return solution
+    return scale * solution
 
 
 def _arnoldi(apply: LinearMap, residual: Tensor, goal: Tensor, steps: int) -> Tensor:
@@ -90,9 +92,7 @@ def _orthogonalize(direction: Tensor, basis: list[Tensor]) -> tuple[list[Tensor]
     return overlaps, direction.norm(dim=-1, keepdim=True), direction
 
 
-def _rotate(
-    column: list[Tensor], rotations: list[tuple[Tensor, Tensor]]
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def _rotate(column: list[Tensor], rotations: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """A column of the Hessenberg matrix after all rotations, (..., k), and the new rotation, which removes its end."""
     for row, (cosine, sine) in enumerate(rotations):
         upper, lower = column[row], column[row + 1]
@@ -122,7 +122,8 @@ def solve(apply: LinearMap, right: Tensor, *, tol: float) -> Tensor:
     if not right.requires_grad:
         with torch.no_grad():
             return gmres(apply, right, tol=tol)
-    return _Solve.apply(right, apply, tol)  # type: ignore[no-any-return]
+    solution: Tensor = _Solve.apply(right, apply, tol)  # type: ignore[no-untyped-call]
+    return solution
 
 
 def transposed(apply: LinearMap, like: Tensor) -> LinearMap:

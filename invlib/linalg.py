@@ -1,7 +1,13 @@
 """Small linear algebra: exact spectral norms, and determinants and solutions that are fast in the plane."""
 
+import functools
+import warnings
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 
 
 def spectral_norm(weight: Tensor) -> Tensor:
@@ -12,9 +18,16 @@ def spectral_norm(weight: Tensor) -> Tensor:
     bound, and a bound from the wrong side certifies nothing. Complex matrices are allowed.
 
     Derived in `book/residual-networks.md`.
+
+    Raises:
+        torch.linalg.LinAlgError: if the weight is not finite.
     """
-    with torch.no_grad():
-        left, right = _top_singular_vectors(weight)
+    try:
+        with torch.no_grad():
+            left, right = _top_singular_vectors(weight)
+    except LinAlgError as error:
+        message = "the spectral norm of a weight cannot be computed: are the parameters of the network finite?"
+        raise LinAlgError(message) from error
     return (left.mH @ weight @ right)[..., 0, 0].real if weight.is_complex() else (left.mT @ weight @ right)[..., 0, 0]
 
 
@@ -38,7 +51,8 @@ def _top_singular_vectors(weight: Tensor) -> tuple[Tensor, Tensor]:
 def solve(matrix: Tensor, right: Tensor) -> Tensor:
     """Return the solutions, (..., n), of linear systems (..., n, n): in the plane by Cramer's rule, which is faster."""
     if matrix.shape[-1] != 2:
-        return torch.linalg.solve(matrix, right.unsqueeze(-1)).squeeze(-1)
+        solution: Tensor = torch.linalg.solve(matrix, right.unsqueeze(-1))
+        return solution.squeeze(-1)
 
     (a, b), (c, d) = (row.unbind(-1) for row in matrix.unbind(-2))
     first, second = right.unbind(-1)
@@ -49,7 +63,29 @@ def solve(matrix: Tensor, right: Tensor) -> Tensor:
 def log_abs_det(matrix: Tensor) -> Tensor:
     """Return log|det|, (...), of matrices (..., n, n)."""
     if matrix.shape[-1] != 2:
-        return torch.linalg.slogdet(matrix).logabsdet
+        return slogdet(matrix)
 
     (a, b), (c, d) = (row.unbind(-1) for row in matrix.unbind(-2))
     return (a * d - b * c).abs().log()
+
+
+def slogdet(matrix: Tensor) -> Tensor:
+    """Return log|det|, (...), of matrices (..., n, n) of any scale, by elimination with pivots."""
+    log_det: Tensor = torch.linalg.slogdet(matrix).logabsdet
+    return log_det
+
+
+def jvp(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a function at x and its derivative there, applied to v."""
+    _prepare_forward_mode()
+    result = torch.func.jvp(function, (x.contiguous(),), (v.contiguous(),))  # it refuses expanded tensors
+    return result[0], result[1]
+
+
+@functools.cache
+def _prepare_forward_mode() -> None:
+    """At its first use torch compiles something, and warns that its own way to do so is deprecated."""
+    one = torch.ones(())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.func.jvp(torch.sin, (one,), (one,))

@@ -41,8 +41,11 @@ def approximation_loss(net: nn.Module, x: Tensor, z: Tensor, *, metric: Tensor |
         >>> approximation_loss(net, x, net(x)).item()
         0.0
     """
-    _check_pair(x, z)
-    return _half_mean_square(net(x) - z, _as_metric(metric, x))
+    _check_pair(net, x, z)
+    metric = _as_metric(metric, x)
+
+    value = networks.check_shape("net(x)", net(x), x.shape)
+    return _half_mean_square(value - z, metric)
 
 
 def reconstruction_loss(net: nn.Module, x: Tensor, z: Tensor) -> Tensor:
@@ -69,9 +72,14 @@ def reconstruction_loss(net: nn.Module, x: Tensor, z: Tensor) -> Tensor:
         >>> bool(reconstruction_loss(net, x, net(x)) < 1e-12)
         True
     """
-    _check_pair(x, z)
+    _check_pair(net, x, z)
+    inverse = getattr(net, "inverse", None)
+    if not callable(inverse):
+        raise TypeError(f"net must have a method inverse(z), got {type(net).__name__}")
+
     tol = 1e-3 if x.dtype == torch.float32 else 1e-6
-    reconstruction = networks.call(net.inverse, z, guess=x, tol=tol)
+    reconstruction = networks.call(inverse, z, guess=x, tol=tol)
+    reconstruction = networks.check_shape("net.inverse(z)", reconstruction, z.shape)
     return _half_mean_square(reconstruction - x, None)
 
 
@@ -107,11 +115,13 @@ def log_det_loss(
         >>> torch.allclose(loss, -0.25 * log_det.mean())
         True
     """
-    _check_pair(x, z)
+    _check_pair(net, x, z)
     metric = _as_metric(metric, x)
     strength = _as_strength(strength, x)
 
     value, log_det = networks.forward_and_log_det(net, x, generator=generator)
+    value = networks.check_shape("the value of net.forward_and_log_det(x)", value, x.shape)
+    log_det = networks.check_shape("the log-determinant of net.forward_and_log_det(x)", log_det, x.shape[:-1])
     return _half_mean_square(value - z, metric) - strength**2 * log_det.mean(dim=-1)
 
 
@@ -147,26 +157,33 @@ def divergence_loss(
         >>> torch.allclose(loss, -0.25 * divergence.mean())
         True
     """
-    _check_pair(x, z)
+    _check_pair(net, x, z)
     metric = _as_metric(metric, x)
     strength = _as_strength(strength, x)
 
     value, divergence = networks.forward_and_divergence(net, x, metric=metric, generator=generator)
+    value = networks.check_shape("the value of net.forward_and_divergence(x)", value, x.shape)
+    divergence = networks.check_shape("the divergence of net.forward_and_divergence(x)", divergence, x.shape[:-1])
     return _half_mean_square(value - z, metric) - strength**2 * divergence.mean(dim=-1)
 
 
+@networks.full_precision
 def _half_mean_square(difference: Tensor, metric: Tensor | None) -> Tensor:
     weighted = difference if metric is None else difference @ metric
     return 0.5 * (difference * weighted).sum(dim=-1).mean(dim=-1)
 
 
-def _check_pair(x: Tensor, z: Tensor) -> None:
+def _check_pair(net: nn.Module, x: Tensor, z: Tensor) -> None:
+    if not callable(net):
+        raise TypeError(f"net must be a network, got {type(net).__name__}")
+    own = next(net.parameters(), x) if isinstance(net, nn.Module) else x
     for name, points in (("x", x), ("z", z)):
         _checks.points(name, points)
+        networks.check_device(name, points, own)
         _checks.finite(name, points)
         if points.ndim < 2:
             raise ValueError(f"{name} must have shape (..., B, n), got {tuple(points.shape)}")
-        if points.shape[-2] == 0:
+        if points.shape[:-1].numel() == 0:
             raise ValueError(f"{name} must hold at least one point, got the shape {tuple(points.shape)}")
     if x.shape != z.shape or x.dtype != z.dtype:
         found = f"{tuple(z.shape)} and {z.dtype}"
@@ -177,14 +194,17 @@ def _as_metric(metric: Tensor | None, x: Tensor) -> Tensor | None:
     """The metric in the dtype of the points, if it is a symmetric positive definite matrix, or one for each batch."""
     if metric is None:
         return None
-    return _checks.metric(metric, x.shape[-1], x.shape[:-2]).to(x)
+    return networks.check_metric(metric, x, tuple(x.shape[:-2]))
 
 
 def _as_strength(strength: float | Tensor, x: Tensor) -> float | Tensor:
     if not isinstance(strength, Tensor):
         return _checks.positive("strength", strength)
-    shapes = {(), x.shape[:-2]}
+    if not strength.is_floating_point():
+        raise ValueError(f"strength must have a floating-point dtype, got {strength.dtype}")
+    networks.check_device("strength", strength, x)
+    shapes = {(), tuple(x.shape[:-2])}
     positive = bool(((strength > 0) & torch.isfinite(strength)).all())
-    if strength.shape not in shapes or not positive:
+    if tuple(strength.shape) not in shapes or not positive:
         raise ValueError(f"strength must be a positive number, or one for each batch, got {strength!r}")
     return strength.to(x)

@@ -13,6 +13,9 @@ from torch import Tensor
 DIRECTION_TOL = 1e-2
 """Relative residual of a Newton direction that is computed by an iteration."""
 
+LARGE = 1e15
+"""Beyond it, squares of numbers come close to the range of single precision."""
+
 SHORTEST = 0.125
 """A step that would have to be shorter gives way to the fixed-point step."""
 
@@ -47,9 +50,7 @@ class _Points:
         return _Points(*(getattr(self, f.name).index_select(1, columns) for f in fields(self)))
 
 
-def newton(
-    block: Residual, z: Tensor, start: Tensor, tol: Tensor, max_iterations: int
-) -> tuple[Tensor, Tensor]:
+def newton(block: Residual, z: Tensor, start: Tensor, tol: Tensor, max_iterations: int) -> tuple[Tensor, Tensor]:
     """Solve x + f(x) = z for one block from the points `start`; return the points and the iterations each took.
 
     A Newton step is tried whole, then halved three times; it counts as a success if the residual shrinks as a Newton
@@ -67,7 +68,6 @@ def newton(
         tol: bound on the norm of the residual, (E, B).
         max_iterations: the most steps that a point may try.
     """
-    coarse = block.detached(torch.float32)
     iterations = torch.zeros(z.shape[:-1], dtype=torch.long, device=z.device)
     solution = start.clone()
     rows = torch.arange(z.shape[1], device=z.device)
@@ -75,6 +75,7 @@ def newton(
     value, at = block.linearize(start)
     points = _begin(value, start, z, tol)
     fresh = torch.ones_like(points.size, dtype=torch.bool)  # the direction of these is not known yet
+    coarse = _Coarse(block, points)
 
     for _ in range(max_iterations):
         moving = points.size > points.tol
@@ -94,6 +95,20 @@ def newton(
 
     solution[:, rows] = points.x
     return solution, iterations
+
+
+class _Coarse:
+    """The block in single precision; in its own where numbers are so large that single precision ends."""
+
+    def __init__(self, block: Residual, points: _Points) -> None:
+        largest = float(points.z.abs().amax() + points.size.amax()) if points.z.numel() else 0.0
+        self.dtype = torch.float32 if largest < LARGE else points.z.dtype
+        self.block = block.detached(self.dtype)
+
+    def solve(self, at: tuple[Tensor, ...], residual: Tensor) -> Tensor:
+        """Return the Newton directions for residuals, in the dtype of these."""
+        solver = self.block.solver(tuple(tensor.to(self.dtype) for tensor in at), tol=DIRECTION_TOL)
+        return solver(residual.to(self.dtype)).to(residual.dtype)
 
 
 def _begin(value: Tensor, start: Tensor, z: Tensor, tol: Tensor) -> _Points:
@@ -132,9 +147,7 @@ def _step(block: Residual, points: _Points, moving: Tensor) -> tuple[tuple[Tenso
     return at, moved
 
 
-def _update_directions(
-    coarse: Residual, points: _Points, fresh: Tensor, at: tuple[Tensor, ...]
-) -> None:
+def _update_directions(coarse: "_Coarse", points: _Points, fresh: Tensor, at: tuple[Tensor, ...]) -> None:
     """Replace the Newton directions of the fresh points, (E, B); the linearization of the others is stale."""
     columns = fresh.any(dim=0).nonzero().squeeze(-1)
     residual = points.residual
@@ -142,8 +155,7 @@ def _update_directions(
         residual = residual.index_select(1, columns)
         at = tuple(tensor.index_select(1, columns) for tensor in at)
 
-    solve = coarse.solver(tuple(tensor.float() for tensor in at), tol=DIRECTION_TOL)
-    found = solve(residual.float()).to(residual.dtype)
+    found = coarse.solve(at, residual)
 
     known = points.direction[:, columns]
     points.direction[:, columns] = torch.where(fresh[:, columns].unsqueeze(-1), found, known)

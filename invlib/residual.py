@@ -18,11 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invlib import _checks, linalg
-from invlib.activations import Activation, as_activation
+from invlib import _checks
+from invlib.activations import SMOOTH_ABS, Activation, as_activation
 from invlib.blocks import AffineBlock, Block, ResidualBlock, evaluate, evaluate_with_jacobian
+from invlib.errors import differentiable_once
 from invlib.inverse import InverseSolution, attach_gradient, invert_blocks, per_member
-from invlib.networks import InvertibleNetwork, random_signs, weighted_trace
+from invlib.networks import (
+    InvertibleNetwork,
+    check_device,
+    check_metric,
+    full_precision,
+    random_signs,
+    weighted_trace,
+)
 
 LARGEST_DATUM = 1e150
 """Data beyond it are refused: their squares leave the range of double precision."""
@@ -67,11 +75,11 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         self,
         dim: int,
         *,
-        members: int | None,
-        lipschitz: float,
-        activation: Activation | str,
-        output_operator: object | None,
-        exact: bool | None,
+        members: int | None = None,
+        lipschitz: float = 0.97,
+        activation: Activation | str = SMOOTH_ABS,
+        output_operator: object | None = None,
+        exact: bool | None = None,
     ) -> None:
         super().__init__()
         self.dim = _checks.count("dim", dim)
@@ -79,10 +87,8 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         self.lipschitz = _checks.open_unit("lipschitz", lipschitz)
         self.activation = as_activation(activation)
         self._output: AffineBlock | None = None
-        self.output_operator = output_operator  # type: ignore[assignment]
-        if exact not in (None, True, False):
-            raise TypeError(f"exact must be True, False or None, got {exact!r}")
-        self.exact = exact
+        self.output_operator = output_operator
+        self.exact = _check_exact(exact)
 
     @abc.abstractmethod
     def residual_blocks(self) -> list[ResidualBlock]:
@@ -97,6 +103,7 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
     def output_operator(self, value: object | None) -> None:
         self._output = None if value is None else AffineBlock(self._check_output(value))
 
+    @full_precision
     def forward(self, x: Tensor) -> Tensor:
         """Return phi(x) for x of shape (..., n), or (E, ..., n) with members; same shape and dtype.
 
@@ -107,12 +114,14 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         points = self._points("x", x)
         return self._like(x, evaluate(self._blocks(points.dtype), points))
 
+    @full_precision
     def forward_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return phi(x) and the exact Jacobian D phi(x), (..., n, n), for x of shape (..., n) or (E, ..., n)."""
         points = self._points("x", x)
         value, jacobian = evaluate_with_jacobian(self._blocks(points.dtype), points)
         return self._like(x, value), jacobian.reshape(*x.shape, x.shape[-1]).to(x.dtype)
 
+    @full_precision
     def forward_and_log_det(
         self, x: Tensor, *, exact: bool | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -135,8 +144,10 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         for block in blocks:
             points, log_det = block.value_and_log_det(points)
             total = total + log_det
+        total = differentiable_once(total, "the log-determinant")
         return self._like(x, points), self._like(x[..., 0], total)
 
+    @full_precision
     def forward_and_divergence(
         self,
         x: Tensor,
@@ -161,6 +172,7 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
             return self._exact_divergence(x, metric)
         return self.estimate_divergence(x, metric=metric, generator=generator)
 
+    @full_precision
     def estimate_divergence(
         self, x: Tensor, *, metric: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -172,16 +184,17 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         points = self._points("x", x)
         signs = random_signs(points, generator)
         value, tangent = self._value_and_tangent(points, signs)
-        weighted = signs if metric is None else signs @ self._metric(metric, x).to(signs)
+        weighted = signs if metric is None else self._weigh(signs, self._metric(metric, x))
         return self._like(x, value), self._like(x[..., 0], (weighted * tangent).sum(-1))
 
+    @full_precision
     def estimate_log_det(
         self, x: Tensor, *, terms: int = 20, generator: torch.Generator | None = None
     ) -> tuple[Tensor, LogDetEstimate]:
         r"""Return phi(x) and a `LogDetEstimate` from the first `terms` terms of the power series of each block.
 
         $\log\det(I + J) = \sum_{k \ge 1} (-1)^{k+1} \mathrm{tr}(J^k)/k$, with each trace estimated from one vector of
-        random signs, at the cost of 2 `terms` passes.
+        random signs, at the cost of 2 `terms` passes. The gradient is that of the surrogate, once.
         """
         _checks.count("terms", terms)
         points = self._points("x", x)
@@ -196,6 +209,7 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
             surrogate = surrogate + block_surrogate
             bias = bias + block.detached(torch.float64).log_det_bias(x.shape[-1], terms)
 
+        surrogate = differentiable_once(surrogate, "the estimate of the log-determinant")
         estimate = LogDetEstimate(
             value=self._like(x[..., 0], value),
             surrogate=self._like(x[..., 0], surrogate),
@@ -203,6 +217,7 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         )
         return self._like(x, points), estimate
 
+    @full_precision
     def pushforward_score(self, x: Tensor, score: Tensor) -> Tensor:
         r"""Return $\nabla \log q$ at phi(x), of the shape of x, for q the density of phi(X) when X has the given score.
 
@@ -214,20 +229,23 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
             score: grad log p_X at x, of the shape of x.
         """
         self._points("x", x)
-        _checks.finite("score", _checks.points("score", score))
+        _checks.points("score", score)
         if score.shape != x.shape:
             raise ValueError(f"score must have the shape of x, {tuple(x.shape)}, got {tuple(score.shape)}")
-        if torch.is_inference_mode_enabled():
-            raise RuntimeError("pushforward_score differentiates and cannot run under torch.inference_mode")
+        check_device("score", score, x)
+        _checks.finite("score", score)
 
-        points = x.detach().requires_grad_()
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            points = x.detach().clone().requires_grad_()
             _, log_det = self.forward_and_log_det(points, exact=True)
             (gradient,) = torch.autograd.grad(log_det.sum(), points)
         with torch.no_grad():
             _, jacobian = self.forward_and_jacobian(x)
-            return torch.linalg.solve(jacobian.mT, (score.to(x) - gradient).unsqueeze(-1)).squeeze(-1)
+            right = (score.detach().to(x) - gradient).unsqueeze(-1)
+            solution: Tensor = torch.linalg.solve(jacobian.mT, right)
+            return solution.squeeze(-1)
 
+    @full_precision
     def inverse(self, z: Tensor, *, tol: float = 1e-10, guess: Tensor | None = None) -> Tensor:
         """Return phi^{-1}(z), of the shape and dtype of z, differentiable once in z and in the parameters.
 
@@ -240,7 +258,7 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
             guess: points of the shape of z close to the solution, to start from.
 
         Raises:
-            InversionError: if `tol` was not reached for some z.
+            InversionError: if `tol` was not reached for some z, or the dtype of z cannot hold the solution.
         """
         tol = _checks.positive("tol", tol)
         data = self._data(z)
@@ -252,11 +270,13 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         lower = _product(per_member(block.limits[0], data) for block in blocks)
         solution = self._solve(detached, dtype, lower, z, guess, tol, max_iterations=200)
         solution.raise_unless_converged()
+        solution.raise_unless_finite(z.dtype)
 
         x = solution.x.to(data.dtype).reshape(data.shape)
         linear_tol = max(min(tol, 1e-3), 32 * torch.finfo(data.dtype).eps)
         return self._like(z, attach_gradient(blocks, x, data, linear_tol))
 
+    @full_precision
     def solve_inverse(
         self, z: Tensor, *, tol: float = 1e-10, guess: Tensor | None = None, max_iterations: int = 200
     ) -> InverseSolution:
@@ -271,19 +291,24 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         lower = _product(block.bounds()[0].unsqueeze(-1) for block in blocks)
         return self._solve(blocks, torch.float64, lower, z, guess, tol, max_iterations)
 
+    @full_precision
     def lipschitz_bounds(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
         """Return certified bounds (lower, upper), a pair of floats or of (E,) tensors with members.
 
         For all a and b: lower |a - b| <= |phi(a) - phi(b)| <= upper |a - b|.
         """
         pairs = [block.bounds() for block in self._exact_blocks()]
-        lower, upper = (torch.stack(torch.broadcast_tensors(*side)).prod(dim=0) for side in zip(*pairs, strict=True))
+        one = torch.ones(self.members or 1, dtype=torch.float64, device=self._parameter.device)
+        lower = upper = one
+        for block_lower, block_upper in pairs:
+            lower, upper = lower * block_lower, upper * block_upper
         return self._as_member(lower), self._as_member(upper)  # type: ignore[return-value]
 
+    @full_precision
     def block_bounds(self) -> Tensor:
         """Return the certified bound on Lip(f_k) of each block, (K,) or (E, K)."""
         residual = [block for block in self._exact_blocks() if isinstance(block, ResidualBlock)]
-        bounds = torch.stack([block.bound() for block in residual], dim=-1)
+        bounds = torch.stack([block.certified_bound() for block in residual], dim=-1)
         return bounds[0] if self.members is None else bounds
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -308,30 +333,37 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
 
     def _blocks(self, dtype: torch.dtype) -> list[Block]:
         """All blocks in a dtype, with gradients."""
-        blocks: list[Block] = [
-            block if dtype == self._parameter.dtype else block.to(dtype) for block in self.residual_blocks()
-        ]
+        blocks: list[Block] = list(self.residual_blocks())
+        if dtype != self._parameter.dtype:
+            blocks = [block.to(dtype) for block in blocks]
         return blocks if self._output is None else [*blocks, self._output]
 
     def _exact_blocks(self) -> list[Block]:
         """All blocks in float64, without gradients, after a look at the parameters."""
-        for name, parameter in self.named_parameters():
-            _checks.finite(f"parameter {name} of the network", parameter.detach())
+        self._check_finite()
         return [block.detached(torch.float64) for block in self._blocks(self._parameter.dtype)]
+
+    def _check_finite(self) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.is_meta:
+                raise ValueError(f"parameter {name} of the network must have values, but it is on the device meta")
+            _checks.finite(f"parameter {name} of the network", parameter.detach())
 
     @property
     def _parameter(self) -> Tensor:
-        parameter = next(self.parameters())
-        if parameter.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"the parameters of the network must be float32 or float64, got {parameter.dtype}")
-        return parameter
+        """The first parameter: the others have its dtype and device."""
+        first, *others = self.parameters()
+        dtypes = list(dict.fromkeys(parameter.dtype for parameter in (first, *others)))
+        if dtypes not in ([torch.float32], [torch.float64]):
+            found = ", ".join(map(str, dtypes))
+            raise ValueError(f"the parameters of the network must all be float32, or all float64, got {found}")
+        return first
 
     def _points(self, name: str, x: Tensor) -> Tensor:
         """Reshape to (E, B, n), in the wider of the dtypes of points and parameters."""
         _checks.points(name, x, self.dim)
         parameter = self._parameter
-        if x.device != parameter.device:
-            raise ValueError(f"{name} must be on the device of the network, {parameter.device}, got {x.device}")
+        check_device(name, x, parameter)
         if self.members is not None and (x.ndim < 2 or x.shape[0] != self.members):
             raise ValueError(f"{name} must have shape ({self.members}, ..., {self.dim}), got {tuple(x.shape)}")
         dtype = torch.promote_types(x.dtype, parameter.dtype)
@@ -346,20 +378,36 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         return data if largest < 1e15 else data.to(torch.float64)
 
     def _metric(self, metric: Tensor, x: Tensor) -> Tensor:
-        batch = () if self.members is None else (self.members,)
-        return _checks.metric(metric, x.shape[-1], batch)
+        batch = tuple(x.shape[:-2]) if self.members is None else (self.members,)
+        return check_metric(metric, x, batch)
+
+    def _weigh(self, signs: Tensor, metric: Tensor) -> Tensor:
+        """The signs, (E, B, n) or (1, B, n), times the metric of their member, or of their batch."""
+        if self.members is None and metric.ndim > 2:
+            batch = metric.shape[:-2]
+            return (signs.reshape(*batch, -1, signs.shape[-1]) @ metric.to(signs)).reshape(signs.shape)
+        return signs @ metric.to(signs)
 
     def _like(self, x: Tensor, value: Tensor) -> Tensor:
         return value.reshape(x.shape).to(x.dtype)
+
+    def _bounds_text(self) -> str:
+        """The certified bounds, which hold for every member, for the network's repr, which never raises."""
+        try:
+            lower, upper = map(torch.as_tensor, self.lipschitz_bounds())
+        except (ValueError, RuntimeError):  # of a diverged or a half precision network
+            return "bounds=unknown"
+        return f"bounds=({float(lower.min()):.3g}, {float(upper.max()):.3g})"
 
     def _as_member(self, value: Tensor) -> float | Tensor:
         """A float, or (E,) with members."""
         return float(value) if self.members is None else value.expand(self.members)
 
     def _decide(self, asked: bool | None, default: bool) -> bool:
-        if asked is not None:
-            return asked
-        return default if self.exact is None else self.exact
+        for choice in (asked, self.exact):
+            if _check_exact(choice) is not None:
+                return bool(choice)
+        return default
 
     def _rank(self, blocks: Sequence[Block]) -> int:
         return max(block.rank(self.dim) for block in blocks if isinstance(block, ResidualBlock))
@@ -374,12 +422,11 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
 
     def _exact_divergence(self, x: Tensor, metric: Tensor | None) -> tuple[Tensor, Tensor]:
         value, jacobian = self.forward_and_jacobian(x)
-        if metric is None:
-            return value, weighted_trace(jacobian, None)
-        if self.members is not None:
-            metric = metric.to(x).expand(self.members, self.dim, self.dim)
-            metric = metric.reshape(self.members, *[1] * (x.ndim - 3), self.dim, self.dim)
-        return value, weighted_trace(jacobian, metric.to(x))
+        if metric is None or self.members is None:
+            return value, weighted_trace(jacobian, metric)
+        single = (self.dim, self.dim)
+        together = jacobian.reshape(self.members, x.shape[:-1].numel() // self.members, *single)
+        return value, weighted_trace(together, metric).reshape(x.shape[:-1])
 
     def _solve(
         self,
@@ -415,10 +462,10 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         )
 
     def _guess(self, guess: Tensor, z: Tensor) -> Tensor:
-        points = self._points("guess", _checks.finite("guess", guess)).detach()
+        points = self._points("guess", guess).detach()
         if guess.shape != z.shape:
             raise ValueError(f"guess must have the shape of z, {tuple(z.shape)}, got {tuple(guess.shape)}")
-        return points
+        return _checks.finite("guess", points)
 
     def _check_output(self, value: object) -> Tensor:
         """The fixed last layer as (E or 1, n, n), float64."""
@@ -430,10 +477,16 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
             raise ValueError(f"output_operator must have shape {expected}, got {tuple(matrix.shape)}")
         if bool((torch.linalg.matrix_rank(matrix) < self.dim).any()):
             raise ValueError(f"output_operator must be invertible, got {matrix.tolist()}")
-        singular_values = torch.linalg.svdvals(matrix)
+        singular_values: Tensor = torch.linalg.svdvals(matrix)
         if float(singular_values.min()) < 1e-30 or float(singular_values.max()) > 1e30:
             raise ValueError("output_operator must have singular values between 1e-30 and 1e30")
         return matrix.expand(shapes[1]).clone()
+
+
+def _check_exact(value: object) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    raise TypeError(f"exact must be True, False or None, got {value!r}")
 
 
 def _product(factors: Iterable[float | Tensor]) -> float | Tensor:

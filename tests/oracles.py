@@ -1,6 +1,9 @@
 """Independent re-computations that the tests of `invlib` compare with: numpy, scipy and plain formulas only."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from unittest import mock
 
 import numpy as np
 import torch
@@ -72,6 +75,50 @@ def member(net: IResNet, index: int) -> IResNet:
         for ours, theirs in zip(single.parameters(), net.parameters(), strict=True):
             ours.copy_(theirs[index : index + 1])
     return single
+
+
+def with_output(net: IResNet, matrix: object, dtype: torch.dtype | None = None) -> IResNet:
+    """The same network followed by a fixed linear layer."""
+    composed = IResNet(
+        net.dim,
+        blocks=net.depth,
+        width=net.width,
+        lipschitz=net.lipschitz,
+        members=net.members,
+        output_operator=matrix,
+        dtype=dtype or net.weights[0].dtype,
+    )
+    with torch.no_grad():
+        for ours, theirs in zip(composed.parameters(), net.parameters(), strict=True):
+            ours.copy_(theirs)
+    return composed
+
+
+def all_signs(dim: int) -> Tensor:
+    """All vectors of signs, (2^n, n)."""
+    return torch.tensor(list(itertools.product([-1.0, 1.0], repeat=dim)), dtype=torch.float64)
+
+
+@contextlib.contextmanager
+def every_sign(dim: int) -> Iterator[None]:
+    """Inside, the random signs of networks are all vectors of signs in turn: for points from `for_every_sign`."""
+    signs = all_signs(dim)
+
+    def draw(points: Tensor, generator: torch.Generator | None) -> Tensor:
+        return signs.to(points).repeat(points.shape[-2] // len(signs), 1).expand_as(points)
+
+    with mock.patch("invlib.residual.random_signs", draw), mock.patch("invlib.networks.random_signs", draw):
+        yield
+
+
+def for_every_sign(x: Tensor) -> Tensor:
+    """Each of the points, (..., B, n), repeated 2^n times."""
+    return x.repeat_interleave(2 ** x.shape[-1], dim=-2)
+
+
+def mean_over_signs(values: Tensor, dim: int) -> Tensor:
+    """The mean of estimates, (..., B 2^n), over the vectors of signs, (..., B)."""
+    return values.unflatten(-1, (-1, 2**dim)).mean(-1)
 
 
 def plain_log_prob(prior: GaussianMixture) -> Callable[[Tensor], Tensor]:

@@ -1,4 +1,4 @@
-"""Bad input to any public name is a ValueError that names the argument; nothing else may leak out."""
+"""Bad input to any public name is a ValueError or a TypeError that names the argument; nothing else may leak out."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,7 @@ import torch
 
 import invlib
 from invlib import DensityPrior, GaussianMixture, IResNet, LinearProblem, LogisticPrior
+from invlib.activations import Activation
 from invlib.priors import two_bumps
 from invlib.problems import epsilon_problem
 
@@ -26,6 +27,23 @@ PROBLEM_3D = LinearProblem(torch.eye(3), 0.5)
 NET = oracles.random_network(2, seed=0)
 ENSEMBLE = oracles.random_network(2, seed=0, members=3)
 XE = torch.zeros(3, 4, 2, dtype=F64)
+
+
+BAD_METRICS = {
+    "not symmetric": torch.tensor([[1.0, 0.5], [0.0, 1.0]], dtype=F64),
+    "negative": -EYE,
+    "zero": 0 * EYE,
+    "indefinite": torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=F64),
+    "singular": torch.tensor([[1.0, 1.0], [1.0, 1.0]], dtype=F64),
+    "nan": NAN * EYE,
+    "infinite": torch.diag(torch.tensor([1.0, INF], dtype=F64)),
+    "of half precision": EYE.half(),
+    "of integers": EYE.long(),
+    "of another size": torch.eye(3, dtype=F64),
+    "on another device": EYE.to("meta"),
+    "list": EYE.tolist(),
+    "number": 1.0,
+}
 
 
 class Sampler:
@@ -225,8 +243,11 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
         for kind, (net, bad) in {
             "of wrong columns": (NET, torch.zeros(4, 3, dtype=F64)),
             "of a scalar": (NET, torch.tensor(0.0, dtype=F64)),
-            "of wrong dtype": (NET, torch.zeros(4, 2)),
+            "of half precision": (NET, torch.zeros(4, 2, dtype=torch.float16)),
+            "of bfloat16": (NET, torch.zeros(4, 2, dtype=torch.bfloat16)),
+            "of complex numbers": (NET, torch.zeros(4, 2, dtype=torch.complex64)),
             "of integers": (NET, torch.zeros(4, 2, dtype=torch.long)),
+            "on another device": (NET, torch.zeros(4, 2, device="meta")),
             "of a list": (NET, [[0.0, 0.0]]),
             "of wrong members": (ENSEMBLE, torch.zeros(2, 4, 2, dtype=F64)),
             "without members": (ENSEMBLE, torch.zeros(2, dtype=F64)),
@@ -256,10 +277,50 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
     "inverse infinite": ("z", lambda: NET.inverse(torch.full((4, 2), INF, dtype=F64))),
     "inverse tol zero": ("tol", lambda: NET.inverse(X, tol=0.0)),
     "inverse tol nan": ("tol", lambda: NET.inverse(X, tol=NAN)),
-    "inverse near shape": ("near", lambda: NET.inverse(X, near=X[:1])),
-    "inverse near dtype": ("near", lambda: NET.inverse(X, near=X.float())),
-    "inverse near list": ("near", lambda: NET.inverse(X, near=X.tolist())),
-    "inverse near nan": ("near", lambda: NET.inverse(X, near=X * NAN)),
+    "inverse too large": ("z", lambda: NET.inverse(X + 1e151)),
+    "inverse guess shape": ("guess", lambda: NET.inverse(X, guess=X[:1])),
+    "inverse guess regroupable shape": ("guess", lambda: NET.inverse(X, guess=X.reshape(2, 2, 2))),
+    "inverse guess dtype": ("guess", lambda: NET.inverse(X, guess=X.half())),
+    "inverse guess integers": ("guess", lambda: NET.inverse(X, guess=X.long())),
+    "inverse guess device": ("guess", lambda: NET.inverse(X, guess=X.to("meta"))),
+    "inverse guess list": ("guess", lambda: NET.inverse(X, guess=X.tolist())),
+    "inverse guess nan": ("guess", lambda: NET.inverse(X, guess=X * NAN)),
+    **{
+        f"pushforward_score {kind}": ("score", lambda bad=bad: NET.pushforward_score(X, bad))
+        for kind, bad in {
+            "of one point": X[:1],
+            "flat": X[0],
+            "scalar": torch.tensor(0.0, dtype=F64),
+            "of more axes": X.expand(5, 4, 2),
+            "of integers": X.long(),
+            "of half precision": X.half(),
+            "nan": X * NAN,
+            "list": X.tolist(),
+            "on another device": X.to("meta"),
+        }.items()
+    },
+    "pushforward_score columns": ("x", lambda: NET.pushforward_score(X[:, :1], X[:, :1])),
+    **{
+        f"{method} metric {kind}": ("metric", lambda method=method, bad=bad: getattr(NET, method)(X, metric=bad))
+        for method in ("forward_and_divergence", "estimate_divergence")
+        for kind, bad in BAD_METRICS.items()
+    },
+    "exact of the network": ("exact", lambda: IResNet(2, exact=2.5)),
+    "exact of the network one": ("exact", lambda: IResNet(2, exact=1)),
+    "exact of the network text": ("exact", lambda: IResNet(2, exact="no")),
+    **{
+        f"{method} exact {bad}": ("exact", lambda method=method, bad=bad: getattr(NET, method)(X, exact=bad))
+        for method in ("forward_and_log_det", "forward_and_divergence")
+        for bad in (2.5, 1, "no")
+    },
+    "activation unknown": ("activation", lambda: IResNet(2, activation="relu")),
+    "activation function": ("activation", lambda: IResNet(2, activation=torch.tanh)),
+    "activation slope_bound": ("slope_bound", lambda: Activation("sine", torch.sin, torch.cos, 0.0)),
+    "activation slope_bound nan": ("slope_bound", lambda: Activation("sine", torch.sin, torch.cos, NAN)),
+    "activation derivative": ("derivative", lambda: Activation("sine", torch.sin, None, 1.0)),
+    "activation name": ("name", lambda: Activation(3, torch.sin, torch.cos, 1.0)),
+    "output_operator tiny": ("output_operator", lambda: IResNet(2, output_operator=1e-200 * EYE)),
+    "output_operator huge": ("output_operator", lambda: IResNet(2, output_operator=1e200 * EYE)),
     "solve_inverse max_iterations": ("max_iterations", lambda: NET.solve_inverse(X, max_iterations=0)),
     # losses
     **{
@@ -272,7 +333,17 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
         )
         for kind, (name, *arguments) in {
             "pair": ("z", NET, X, X[:2]),
-            "dtype": ("[xz]", NET, X.float(), X.float()),
+            "half precision": ("[xz]", NET, X.half(), X.half()),
+            "bfloat16": ("[xz]", NET, X.bfloat16(), X.bfloat16()),
+            "integers": ("[xz]", NET, X.long(), X.long()),
+            "empty": ("x", NET, X[:0], X[:0]),
+            "empty members": ("x", NET, XE[:0], XE[:0]),
+            "one point without a batch": ("x", NET, X[0], X[0]),
+            "nan in x": ("x", NET, X * NAN, X),
+            "nan in z": ("z", NET, X, X * NAN),
+            "infinite z": ("z", NET, X, X + INF),
+            "x on another device": ("x", NET, X.to("meta"), X.to("meta")),
+            "z on another device": ("z", NET, X, X.to("meta")),
             "mixed dtype": ("[xz]", NET, X, X.float()),
             "columns": ("[xz]", NET, X[:, :1], X[:, :1]),
             "list": ("[xz]", NET, X.tolist(), X.tolist()),
@@ -292,10 +363,27 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
             "infinite": (NET, INF),
             "text": (NET, "strong"),
             "vector for one network": (NET, torch.tensor([0.1, 0.2])),
+            "integers": (NET, torch.tensor(1)),
+            "complex": (NET, torch.tensor(1.0 + 0j)),
+            "boolean": (NET, torch.tensor(True)),
+            "tensor nan": (NET, torch.tensor(NAN)),
+            "on another device": (NET, torch.tensor(1.0, device="meta")),
             "one negative": (ENSEMBLE, torch.tensor([0.1, -0.2, 0.3])),
             "two for three": (ENSEMBLE, torch.tensor([0.1, 0.2])),
             "matrix": (ENSEMBLE, torch.full((3, 1), 0.1)),
         }.items()
+    },
+    **{
+        f"{loss.__name__} metric {kind}": (
+            "metric",
+            lambda loss=loss, a=arguments, bad=bad: loss(NET, X, X, *a, metric=bad),
+        )
+        for loss, arguments in (
+            (invlib.approximation_loss, ()),
+            (invlib.log_det_loss, (0.5,)),
+            (invlib.divergence_loss, (0.5,)),
+        )
+        for kind, bad in BAD_METRICS.items()
     },
     # train
     "train loss": ("loss must be one of approximation", lambda: train(loss="mse")),
@@ -325,16 +413,16 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bad_input_raises_a_value_error_that_names_the_argument(case):
+def test_bad_input_raises_an_error_that_names_the_argument(case):
     name, call = CASES[case]
-    with pytest.raises(ValueError, match=rf"^{name}\b"):
+    with pytest.raises((ValueError, TypeError), match=rf"^{name}\b"):
         call()
 
 
 @pytest.mark.parametrize("count", [np.int64(5), np.int32(5)])
 def test_integers_of_numpy_are_integers(count):
     assert PRIOR.sample(count, generator=oracles.generator(0)).shape == (5, 2)
-    assert IResNet(2, blocks=np.int64(2), width=count).blocks == 2
+    assert IResNet(2, blocks=np.int64(2), width=count).depth == 2
 
 
 def test_an_injective_but_badly_conditioned_operator_never_blames_the_covariances():

@@ -1,5 +1,7 @@
 """Tests of `invlib.inverse`: true residuals, true error bounds and implicit gradients."""
 
+import pickle
+
 import numpy as np
 import oracles
 import pytest
@@ -142,6 +144,72 @@ def test_far_away_data_are_inverted_to_the_relative_tolerance(lipschitz, scale):
     assert bool(solution.converged.all())
     with torch.no_grad():
         assert bool(((net(solution.x) - z).norm(dim=-1) <= 1.01e-10 * scale).all())
+
+
+@pytest.mark.parametrize("size", [1e20, 1e30, 1e38])
+def test_huge_data_in_single_precision_are_inverted_in_double_precision(size):
+    """Their squares overflow: they must neither become nan nor be called converged where they are not."""
+    net = oracles.random_network(2, seed=90, dtype=torch.float32, gain=0.5)
+    x = size / 100 * oracles.randn(20, 2, seed=91, dtype=torch.float32)
+    z = net(x).detach()
+    assert bool(torch.isfinite(z).all())
+    solution = net.solve_inverse(z)
+    assert bool(solution.converged.all())
+    found = net.inverse(z)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.detach(), x, rtol=1e-4, atol=1e-5 * size / 100)
+    (gradient,) = torch.autograd.grad(net.inverse(z.requires_grad_())[:, 0].sum(), z)
+    jacobian = net.forward_and_jacobian(x)[1].detach()
+    torch.testing.assert_close(gradient, torch.linalg.inv(jacobian)[:, 0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [1e20, 1e100, 1e149])
+def test_huge_data_in_double_precision_are_inverted_by_newtons_method_too(size):
+    """Directions in single precision would be infinite; the fixed-point step alone would need many iterations."""
+    net = saturated(2, 0.97)
+    z = size * oracles.randn(20, 2, seed=92).clamp(-1, 1)
+    solution = net.solve_inverse(z)
+    assert bool(solution.converged.all())
+    assert int(solution.iterations.max()) <= 10 * net.depth
+    parameters = [p.detach() for p in net.parameters()]
+    again = torch.stack([oracles.plain_network(parameters, p, net.lipschitz) for p in solution.x / size * size])
+    assert float(((again - z) / size).abs().max()) < 1e-9
+
+
+def test_data_whose_squares_leave_the_range_are_refused_by_name():
+    net = saturated(2, 0.9)
+    with pytest.raises(ValueError, match=r"^z must not exceed 1e\+150 in size, got 1e\+151"):
+        net.inverse(torch.full((3, 2), 1e151, dtype=torch.float64))
+
+
+def test_a_solution_beyond_the_range_of_single_precision_is_an_error():
+    """z / 1e-30 = 1e50: infinite in float32, and fine in float64."""
+    net = IResNet(2, output_operator=1e-30 * torch.eye(2, dtype=torch.float64), generator=oracles.generator(0))
+    z = torch.full((3, 2), 1e20)
+    with pytest.raises(
+        invlib.InversionError, match=r"^the solution, of size .*e\+\d+, exceeds the range of torch.float32"
+    ):
+        net.inverse(z)
+    assert bool(torch.isfinite(net.inverse(z.double())).all())
+
+
+def test_an_inversion_error_survives_pickle():
+    net = saturated(2, 0.97)
+    with pytest.raises(invlib.InversionError) as error:
+        net.inverse(5 * oracles.randn(6, 2, seed=20), tol=1e-30)
+    again = pickle.loads(pickle.dumps(error.value))
+    assert type(again) is invlib.InversionError
+    assert str(again) == str(error.value)
+    assert torch.equal(again.solution.x, error.value.solution.x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_guess_may_have_another_dtype(dtype):
+    net = saturated(2, 0.9)
+    x = oracles.randn(20, 2, seed=93)
+    z = net(x).detach()
+    torch.testing.assert_close(net.inverse(z, guess=x.to(dtype)), x, rtol=1e-8, atol=1e-8)
+    assert not net.solve_inverse(z, guess=x).iterations.any()
 
 
 @pytest.mark.parametrize("members", [1, 3])

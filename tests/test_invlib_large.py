@@ -19,21 +19,6 @@ F64 = torch.float64
 LOW_RANK = [(2, 1), (5, 2), (7, 3), (9, 8)]
 
 
-def with_output(net: IResNet, matrix: object, dtype: torch.dtype | None = None) -> IResNet:
-    """The same network followed by a fixed linear layer."""
-    copied = IResNet(
-        net.dim,
-        blocks=net.depth,
-        width=net.width,
-        lipschitz=net.lipschitz,
-        members=net.members,
-        output_operator=matrix,
-        dtype=dtype or net.weights[0].dtype,
-    )
-    copied.load_state_dict(net.state_dict())
-    return copied
-
-
 def plain(net: IResNet, x: Tensor) -> Tensor:
     """The values of the blocks of a single network at points (B, n)."""
     parameters = [parameter.detach() for parameter in net.parameters()]
@@ -45,6 +30,11 @@ def operators(dim: int, members: int | None = None) -> Tensor:
     if members is None:
         return oracles.random_operator(dim, dim, seed=dim)
     return torch.stack([oracles.random_operator(dim, dim, seed=10 * e + dim) for e in range(members)])
+
+
+def positive_definite(dim: int, seed: int) -> Tensor:
+    factor = oracles.random_operator(dim, dim, seed=seed)
+    return factor @ factor.T
 
 
 def assert_slopes(loss: object, leaves: list[Tensor], rel: float = 1e-6) -> None:
@@ -63,7 +53,7 @@ def assert_slopes(loss: object, leaves: list[Tensor], rel: float = 1e-6) -> None
 @pytest.mark.parametrize(("dim", "width"), LOW_RANK)
 def test_log_det_of_low_rank_blocks_is_that_of_the_exact_jacobian(dim, width, gain):
     net = oracles.random_network(dim, seed=1, width=width, lipschitz=0.97, gain=gain)
-    assert all(block.is_low_rank for block in net._blocks())
+    assert all(block.is_low_rank for block in net.residual_blocks())
     x = 2 * oracles.randn(3, 4, dim, seed=2)
     value, log_det = net.forward_and_log_det(x)
     expected = np.linalg.slogdet(oracles.plain_jacobians(net, x.reshape(-1, dim)).numpy()).logabsdet
@@ -76,15 +66,16 @@ def test_solve_and_tangent_of_a_block_are_those_of_its_jacobian(dim, width):
     """Woodbury where the dimension exceeds the width, a dense solve otherwise, against numpy."""
     net = oracles.random_network(dim, seed=3, width=width, lipschitz=0.97, gain=5.0, members=2)
     x, r = oracles.randn(2, 6, dim, seed=4), oracles.randn(2, 6, dim, seed=5)
-    for block in net._blocks():
+    for block in net.residual_blocks():
         value, jacobian = block.value_and_jacobian(x)
-        again, slopes = block.value_and_slopes(x)
+        again, at = block.linearize(x)
         torch.testing.assert_close(again, value, rtol=1e-12, atol=1e-13)
         expected = np.linalg.solve(jacobian.detach().numpy(), r.numpy()[..., None])[..., 0]
         # The conditioning of a block is at most 1.97 / 0.03.
-        np.testing.assert_allclose(block.solver(slopes)(r).detach().numpy(), expected, rtol=1e-10, atol=1e-11)
-        tangent = torch.einsum("ebij,ebj->ebi", jacobian, r) - r
-        torch.testing.assert_close(block.tangent(slopes, r), tangent, rtol=1e-11, atol=1e-12)
+        np.testing.assert_allclose(block.solver(at, tol=1e-12)(r).detach().numpy(), expected, rtol=1e-10, atol=1e-11)
+        tangent = torch.einsum("ebij,ebj->ebi", jacobian, r)
+        torch.testing.assert_close(block.tangent(at, r), tangent, rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(block.branch_tangent(at, r), tangent - r, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("members", [None, 2])
@@ -197,7 +188,7 @@ def test_log_det_of_images_is_that_of_the_exact_jacobian(image_network):
 
 def test_a_fixed_last_layer_needs_no_matrix_for_every_point(image_network, monkeypatch):
     n = 784
-    net = with_output(image_network, torch.diag(torch.linspace(0.5, 1.5, n, dtype=F64)))
+    net = oracles.with_output(image_network, torch.diag(torch.linspace(0.5, 1.5, n, dtype=F64)))
     monkeypatch.setattr(DenseBlock, "value_and_jacobian", refuse)
     x = oracles.randn(20, n, seed=22)
     with Storage() as storage:
@@ -216,7 +207,7 @@ def test_a_fixed_last_layer_needs_no_matrix_for_every_point(image_network, monke
 def test_a_network_with_output_operator_is_the_composition(dim, width):
     psi = oracles.random_network(dim, seed=23, width=width, gain=3.0)
     matrix = operators(dim)
-    net = with_output(psi, matrix)
+    net = oracles.with_output(psi, matrix)
     x = oracles.randn(7, dim, seed=24)
     expected, jacobians = plain(psi, x) @ matrix.T, matrix @ oracles.plain_jacobians(psi, x)
     torch.testing.assert_close(net(x).detach(), expected, rtol=1e-12, atol=1e-13)
@@ -239,12 +230,12 @@ def test_a_network_with_output_operator_is_the_composition(dim, width):
 def test_output_operators_of_members_are_their_own(shared):
     psi = oracles.random_network(3, seed=25, members=2)
     matrices = operators(3) if shared else operators(3, members=2)
-    net = with_output(psi, matrices)
+    net = oracles.with_output(psi, matrices)
     x = oracles.randn(2, 5, 3, seed=26)
     value, jacobian = net.forward_and_jacobian(x)
     log_det, lower, upper = net.forward_and_log_det(x)[1], *net.lipschitz_bounds()
     for e in range(2):
-        single = with_output(oracles.member(psi, e), matrices if shared else matrices[e])
+        single = oracles.with_output(oracles.member(psi, e), matrices if shared else matrices[e])
         torch.testing.assert_close((value[e], jacobian[e]), single.forward_and_jacobian(x[e]), rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(log_det[e], single.forward_and_log_det(x[e])[1], rtol=1e-11, atol=1e-12)
         assert (float(lower[e]), float(upper[e])) == pytest.approx(single.lipschitz_bounds(), rel=1e-12)
@@ -254,7 +245,7 @@ def test_output_operators_of_members_are_their_own(shared):
 @pytest.mark.parametrize("width", [8, 2])
 @pytest.mark.parametrize("members", [None, 2])
 def test_gradients_with_output_operator_equal_finite_differences(members, width):
-    net = with_output(oracles.random_network(3, seed=27, width=width, members=members), operators(3, members))
+    net = oracles.with_output(oracles.random_network(3, seed=27, width=width, members=members), operators(3, members))
     shape = (4, 3) if members is None else (members, 4, 3)
     z, factors = oracles.randn(*shape, seed=28).requires_grad_(), oracles.randn(*shape, seed=29)
     leaves = [z, *net.parameters()]
@@ -268,7 +259,7 @@ def test_lipschitz_bounds_include_the_output_operator(lipschitz):
     """The bounds are the products, and the inequality holds for pairs near and far."""
     psi = oracles.random_network(3, seed=30, lipschitz=lipschitz, gain=5.0)
     matrix = 3 * operators(3)
-    net = with_output(psi, matrix)
+    net = oracles.with_output(psi, matrix)
     lower, upper = net.lipschitz_bounds()
     sigma = np.linalg.svd(matrix.numpy(), compute_uv=False)
     block = psi.block_bounds().detach().numpy()
@@ -305,7 +296,7 @@ def test_ill_conditioned_output_operators_are_inverted_and_the_error_bound_stays
     psi = oracles.random_network(2, seed=33, lipschitz=0.1 if weak else 0.9)
     u, _, v = torch.linalg.svd(operators(2))
     matrix = u @ torch.diag(torch.tensor([largest, smallest], dtype=F64)) @ v
-    net = with_output(psi, matrix)
+    net = oracles.with_output(psi, matrix)
     x = oracles.randn(100, 2, seed=34)
     if weak:
         x = psi.solve_inverse(x[:, :1] * v[-1]).x
@@ -326,7 +317,7 @@ def test_the_error_bound_covers_the_rounding_of_the_residual(largest):
     psi = oracles.random_network(2, seed=69, lipschitz=0.9)
     u, _, v = torch.linalg.svd(operators(2))
     matrix = u @ torch.diag(torch.tensor([largest, 1e-3], dtype=F64)) @ v
-    net, z = with_output(psi, matrix), oracles.randn(300, 2, seed=70) @ matrix.T
+    net, z = oracles.with_output(psi, matrix), oracles.randn(300, 2, seed=70) @ matrix.T
     z = z / z.norm(dim=-1, keepdim=True).clamp_min(1)
     solution = net.solve_inverse(z)
     exact = np.linalg.norm((in_80_bits(psi, matrix, solution.x) - z.numpy()).astype(np.float64), axis=-1)
@@ -337,7 +328,7 @@ def test_the_error_bound_covers_the_rounding_of_the_residual(largest):
 def test_the_error_bound_knows_how_little_the_output_operator_stretches():
     """z = psi(x) / 1000: a residual of 1e-6 may hide an error of 1e-3, and at this tolerance it nearly does."""
     psi = oracles.random_network(2, seed=66, lipschitz=0.1, gain=3.0)
-    net, x = with_output(psi, 1e-3 * torch.eye(2)), 2 * oracles.randn(200, 2, seed=67)
+    net, x = oracles.with_output(psi, 1e-3 * torch.eye(2)), 2 * oracles.randn(200, 2, seed=67)
     solution = net.solve_inverse(net(x).detach(), tol=1e-5, guess=x + 0.02 * oracles.randn(200, 2, seed=68))
     error = (solution.x - x).norm(dim=-1)
     assert bool((error <= solution.error_bound).all())
@@ -352,7 +343,7 @@ def test_the_inverse_of_any_data_through_an_ill_conditioned_output_operator_is_a
     """Evaluating M psi(x) alone costs eps |M| |x|; a linear layer needs no iteration that could end in a bad place."""
     u, _, v = torch.linalg.svd(operators(3))
     matrix = u @ torch.diag(torch.tensor([largest, 1.0, smallest], dtype=F64)) @ v
-    net = with_output(oracles.random_network(3, seed=64, lipschitz=0.5), matrix)
+    net = oracles.with_output(oracles.random_network(3, seed=64, lipschitz=0.5), matrix)
     solution = net.solve_inverse(oracles.randn(50, 3, seed=65))
     rounding = torch.finfo(F64).eps * largest * solution.x.norm(dim=-1).clamp_min(1)
     assert bool((solution.residual <= 1e-10 + 100 * rounding).all())
@@ -363,7 +354,7 @@ def test_the_output_operator_is_not_rounded_with_the_network():
     """1/3 in float32 is 1/3 (1 + 3e-8); a float32 network solves, and certifies, with the float64 original."""
     matrix = torch.tensor([[1 / 3, 0.1], [0.0, 0.7]], dtype=F64)
     psi = oracles.random_network(2, seed=35, dtype=torch.float32)
-    net = with_output(psi, matrix)
+    net = oracles.with_output(psi, matrix)
     z = oracles.randn(20, 2, seed=36, dtype=torch.float32)
     assert net(z).dtype == torch.float32
     blocks = copy.deepcopy(psi).double()
@@ -386,7 +377,7 @@ def test_the_output_operator_is_not_rounded_with_the_network():
 
 
 def test_repr_shows_the_bounds_with_the_output_operator():
-    net = with_output(oracles.random_network(2, seed=37), 4 * torch.eye(2))
+    net = oracles.with_output(oracles.random_network(2, seed=37), 4 * torch.eye(2))
     lower, upper = net.lipschitz_bounds()
     assert f"bounds=({lower:.3g}, {upper:.3g})" in repr(net)
 
@@ -402,47 +393,40 @@ def test_the_output_operator_is_a_copy():
 # Stochastic estimates
 
 
-def every_sign(net: IResNet, x: Tensor) -> Tensor:
-    """Repeat each of the points, (B, n) or (E, B, n), for all 2^n vectors of signs, and make the network use those."""
-    signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=net.dim)), dtype=x.dtype)
-    net._signs = lambda points, generator: signs.repeat(points.shape[1] // len(signs), 1).expand_as(points)
-    return x.repeat_interleave(len(signs), dim=-2)
-
-
-def mean_over_signs(net: IResNet, values: Tensor) -> Tensor:
-    return values.unflatten(-1, (-1, 2**net.dim)).mean(-1)
-
-
 @pytest.mark.parametrize("output", [False, True])
 @pytest.mark.parametrize("metric", [False, True])
 @pytest.mark.parametrize(("dim", "width"), [(1, 4), (3, 8), (5, 2)])
 def test_the_mean_over_all_signs_of_the_divergence_estimate_is_the_trace(dim, width, metric, output):
     psi = oracles.random_network(dim, seed=38, width=width, gain=3.0)
     matrix = operators(dim) if output else torch.eye(dim, dtype=F64)
-    net = with_output(psi, matrix) if output else psi
-    weight = oracles.randn(dim, dim, seed=39) if metric else torch.eye(dim, dtype=F64)  # not symmetric: the strictest
+    net = oracles.with_output(psi, matrix) if output else psi
+    weight = positive_definite(dim, seed=39) if metric else torch.eye(dim, dtype=F64)
     x = oracles.randn(4, dim, seed=40)
     expected = torch.einsum("ij,jk,bki->b", weight, matrix, oracles.plain_jacobians(psi, x))
-    value, estimate = net.estimate_divergence(every_sign(net, x), metric=weight if metric else None)
-    torch.testing.assert_close(mean_over_signs(net, estimate).detach(), expected, rtol=1e-11, atol=1e-12)
+    with oracles.every_sign(dim):
+        value, estimate = net.estimate_divergence(oracles.for_every_sign(x), metric=weight if metric else None)
+    mean = oracles.mean_over_signs(estimate, dim).detach()
+    torch.testing.assert_close(mean, expected, rtol=1e-11, atol=1e-12)
     expected = (plain(psi, x) @ matrix.T).repeat_interleave(2**dim, dim=0)
     torch.testing.assert_close(value.detach(), expected, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_the_divergence_estimate_of_members_uses_their_own_metrics(shared):
-    net = with_output(oracles.random_network(3, seed=41, members=2), operators(3, members=2))
-    metric = oracles.randn(3, 3, seed=42) if shared else oracles.randn(2, 3, 3, seed=42)
+    net = oracles.with_output(oracles.random_network(3, seed=41, members=2), operators(3, members=2))
+    metric = torch.stack([positive_definite(3, seed=42), positive_definite(3, seed=43)])
+    metric = metric[0] if shared else metric
     x = oracles.randn(2, 4, 3, seed=43)
     expected = (metric.expand(2, 3, 3).unsqueeze(1) @ net.forward_and_jacobian(x)[1]).diagonal(dim1=-2, dim2=-1).sum(-1)
-    estimate = net.estimate_divergence(every_sign(net, x), metric=metric)[1]
-    torch.testing.assert_close(mean_over_signs(net, estimate), expected, rtol=1e-11, atol=1e-12)
+    with oracles.every_sign(3):
+        estimate = net.estimate_divergence(oracles.for_every_sign(x), metric=metric)[1]
+    torch.testing.assert_close(oracles.mean_over_signs(estimate, 3), expected, rtol=1e-11, atol=1e-12)
 
 
 def traces_of_powers(net: IResNet, x: Tensor, terms: int) -> Tensor:
     """The truncated series of all blocks by dense powers of their exact Jacobians, and log|det M|, (B,)."""
     total, points = torch.zeros(len(x), dtype=x.dtype), x[None]
-    for block in net._blocks():
+    for block in net.residual_blocks():
         points, jacobian = block.value_and_jacobian(points)
         inner = jacobian[0] - torch.eye(net.dim, dtype=x.dtype)
         powers = itertools.accumulate([inner] * terms, torch.matmul)
@@ -456,16 +440,17 @@ def traces_of_powers(net: IResNet, x: Tensor, terms: int) -> Tensor:
 def test_the_mean_over_all_signs_of_the_log_det_estimate_is_the_truncated_series(dim, width, output, terms):
     """Its value, its gradient in x and in the parameters, and the distance to the exact log-determinant."""
     psi = oracles.random_network(dim, seed=44, width=width, lipschitz=0.8, gain=3.0)
-    net = with_output(psi, operators(dim)) if output else psi
+    net = oracles.with_output(psi, operators(dim)) if output else psi
     x, factors = oracles.randn(3, dim, seed=45).requires_grad_(), oracles.randn(3, seed=46)
     exact = net.forward_and_log_det(x)[1]
     series = traces_of_powers(net, x, terms)
     leaves = [x, *net.parameters()]
     expected = torch.autograd.grad((factors * series).sum(), leaves, allow_unused=True)
-    value, estimate = net.estimate_log_det(every_sign(net, x), terms=terms)
-    torch.testing.assert_close(mean_over_signs(net, estimate.value), series.detach(), rtol=1e-10, atol=1e-11)
+    with oracles.every_sign(dim):
+        value, estimate = net.estimate_log_det(oracles.for_every_sign(x), terms=terms)
+    torch.testing.assert_close(oracles.mean_over_signs(estimate.value, dim), series.detach(), rtol=1e-10, atol=1e-11)
     assert not estimate.value.requires_grad
-    surrogate = mean_over_signs(net, estimate.surrogate)
+    surrogate = oracles.mean_over_signs(estimate.surrogate, dim)
     gradients = torch.autograd.grad((factors * surrogate).sum(), leaves, allow_unused=True)
     for gradient, reference, leaf in zip(gradients, expected, leaves, strict=True):
         zero = torch.zeros_like(leaf)
@@ -474,7 +459,7 @@ def test_the_mean_over_all_signs_of_the_log_det_estimate_is_the_truncated_series
     assert isinstance(estimate.bias_bound, float)
     assert (series - exact).abs().max().item() <= estimate.bias_bound
     bounds = psi.block_bounds()
-    bound = dim * (bounds ** (terms + 1) / ((terms + 1) * (1 - bounds))).sum()
+    bound = min(dim, width) * (bounds ** (terms + 1) / ((terms + 1) * (1 - bounds))).sum()
     assert estimate.bias_bound == pytest.approx(float(bound), rel=1e-12)
     torch.testing.assert_close(value.detach(), net(x).repeat_interleave(2**dim, dim=0).detach(), rtol=1e-12, atol=1e-13)
 
@@ -485,9 +470,10 @@ def test_many_terms_give_the_exact_log_det_and_its_gradient():
     leaves = [x, *net.parameters()]
     exact = net.forward_and_log_det(x)[1]
     expected = torch.autograd.grad(exact.sum(), leaves, allow_unused=True)
-    estimate = net.estimate_log_det(every_sign(net, x), terms=90)[1]
-    torch.testing.assert_close(mean_over_signs(net, estimate.value), exact.detach(), rtol=1e-10, atol=1e-11)
-    gradients = torch.autograd.grad(mean_over_signs(net, estimate.surrogate).sum(), leaves, allow_unused=True)
+    with oracles.every_sign(3):
+        estimate = net.estimate_log_det(oracles.for_every_sign(x), terms=90)[1]
+    torch.testing.assert_close(oracles.mean_over_signs(estimate.value, 3), exact.detach(), rtol=1e-10, atol=1e-11)
+    gradients = torch.autograd.grad(oracles.mean_over_signs(estimate.surrogate, 3).sum(), leaves, allow_unused=True)
     for gradient, reference in zip(gradients, expected, strict=True):
         if reference is None:  # the last bias moves the value only
             assert gradient is None
@@ -498,11 +484,13 @@ def test_many_terms_give_the_exact_log_det_and_its_gradient():
 def test_the_log_det_estimate_of_members_is_that_of_their_networks():
     net = oracles.random_network(3, seed=49, members=2, lipschitz=0.8)
     x = oracles.randn(2, 4, 3, seed=50)
-    estimate = net.estimate_log_det(every_sign(net, x), terms=4)[1]
+    with oracles.every_sign(3):
+        estimate = net.estimate_log_det(oracles.for_every_sign(x), terms=4)[1]
     assert estimate.bias_bound.shape == (2,)
     for e in range(2):
         single = oracles.member(net, e)
-        alone = single.estimate_log_det(every_sign(single, x[e]), terms=4)[1]
+        with oracles.every_sign(3):
+            alone = single.estimate_log_det(oracles.for_every_sign(x[e]), terms=4)[1]
         torch.testing.assert_close(estimate.value[e], alone.value, rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(estimate.surrogate[e], alone.surrogate, rtol=1e-11, atol=1e-12)
         assert float(estimate.bias_bound[e]) == pytest.approx(alone.bias_bound, rel=1e-12)
@@ -540,7 +528,7 @@ def test_estimates_are_determined_by_their_generator(method):
 
 
 def test_estimates_follow_the_dtype():
-    net = with_output(oracles.random_network(3, seed=55, dtype=torch.float32), torch.eye(3))
+    net = oracles.with_output(oracles.random_network(3, seed=55, dtype=torch.float32), torch.eye(3))
     x = oracles.randn(4, 3, seed=56, dtype=torch.float32)
     assert net.estimate_divergence(x)[1].dtype == torch.float32
     assert net.estimate_log_det(x)[1].value.dtype == torch.float32
@@ -551,7 +539,7 @@ def test_estimates_follow_the_dtype():
 
 @pytest.mark.parametrize("members", [None, 2])
 @pytest.mark.parametrize("loss", ["log_det", "divergence"])
-def test_a_loss_with_exact_false_is_its_estimate_and_its_gradient_that_of_the_exact_loss_on_average(loss, members):
+def test_a_loss_of_an_inexact_network_is_its_estimate_and_its_gradient_that_of_the_exact_one_on_average(loss, members):
     """Averaged over all signs. The log-determinant: its value is the truncated series', 20 terms at L = 0.4."""
     net = oracles.random_network(3, seed=57, members=members, lipschitz=0.4, gain=3.0)
     shape = (4, 3) if members is None else (members, 4, 3)
@@ -559,11 +547,13 @@ def test_a_loss_with_exact_false_is_its_estimate_and_its_gradient_that_of_the_ex
     factor = oracles.random_operator(3, 3, seed=60)
     function, metric = getattr(invlib, f"{loss}_loss"), factor @ factor.T
     parameters = list(net.parameters())
-    exact = function(net, x, z, 0.7, metric=metric, exact=True)
+    exact = function(net, x, z, 0.7, metric=metric)
+    net.exact = True
     assert torch.equal(exact, function(net, x, z, 0.7, metric=metric))  # small: exact by default
     expected = torch.autograd.grad(exact.sum(), parameters)
-    repeated = every_sign(net, x)
-    estimate = function(net, repeated, z.repeat_interleave(8, dim=-2), 0.7, metric=metric, exact=False)
+    net.exact = False
+    with oracles.every_sign(3):
+        estimate = function(net, oracles.for_every_sign(x), oracles.for_every_sign(z), 0.7, metric=metric)
     torch.testing.assert_close(estimate, exact, rtol=1e-8, atol=1e-8)
     for gradient, reference in zip(torch.autograd.grad(estimate.sum(), parameters), expected, strict=True):
         torch.testing.assert_close(gradient, reference, rtol=1e-7, atol=1e-8)
@@ -583,7 +573,9 @@ def test_the_default_is_exact_up_to_the_documented_size(loss, dim, width, exact)
     net = oracles.random_network(dim, seed=61, width=width, blocks=1)
     x, z = oracles.randn(2, dim, seed=62), oracles.randn(2, dim, seed=63)
     function = getattr(invlib, f"{loss}_loss")
-    values = [function(net, x, z, 0.7, exact=e, generator=oracles.generator(1)) for e in (None, exact, not exact)]
+    values = []
+    for net.exact in (None, exact, not exact):
+        values.append(function(net, x, z, 0.7, generator=oracles.generator(1)))
     assert torch.equal(values[0], values[1])
     assert not torch.equal(values[0], values[2])
 

@@ -102,6 +102,35 @@ def test_float32_networks_give_float32_losses(name):
     assert loss.item() == pytest.approx(evaluate(name, net.double(), x.double(), z.double()).item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("name", REGULARIZED)
+def test_strengths_and_metrics_of_another_dtype_do_not_change_that_of_the_loss(name):
+    net = oracles.random_network(2, seed=14, members=2, dtype=torch.float32)
+    x, z = oracles.randn(2, 9, 2, seed=15, dtype=torch.float32), oracles.randn(2, 9, 2, seed=16, dtype=torch.float32)
+    metric = torch.diag(torch.tensor([2.0, 0.5], dtype=torch.float64))
+    for strength in (torch.tensor([0.3, 0.4], dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64), 0.3):
+        loss = LOSSES[name](net, x, z, strength, metric=metric)
+        assert (loss.dtype, loss.shape) == (torch.float32, (2,))
+        torch.testing.assert_close(
+            loss, LOSSES[name](net, x, z, torch.as_tensor(strength).float(), metric=metric.float())
+        )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_double_precision_data_of_a_single_precision_network_are_not_rounded(name):
+    net = oracles.random_network(2, seed=14, dtype=torch.float32)
+    x, z = oracles.randn(9, 2, seed=15), oracles.randn(9, 2, seed=16)
+    loss = evaluate(name, net, x, z)
+    assert loss.dtype == torch.float64
+    loss.backward()
+    assert {p.grad.dtype for p in net.parameters()} == {torch.float32}
+    # The constraint is computed in single precision in both cases; the rest is exact.
+    blocks = [block.detached(torch.float64) for block in net.residual_blocks()]
+    value = x[None]
+    for block in blocks:
+        value = block.value(value)
+    torch.testing.assert_close(net(x), value[0], rtol=1e-13, atol=1e-13)
+
+
 # The theorems, by quadrature
 
 STRENGTH = 0.5

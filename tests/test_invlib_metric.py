@@ -79,7 +79,8 @@ def test_further_leading_axes_are_refused_or_keep_strengths_and_metrics_with_the
     x, z = oracles.randn(2, 2, 5, 2, seed=47), oracles.randn(2, 2, 5, 2, seed=48)
     strengths = torch.tensor([0.2, 0.9], dtype=F64)
     metrics = torch.stack([positive_definite(2, 49), 3 * positive_definite(2, 50)])
-    options = {} if name == "approximation" else {"exact": exact, "generator": oracles.generator(0)}
+    net.exact = exact
+    options = {} if name == "approximation" else {"generator": oracles.generator(0)}
     if metric:
         options["metric"] = metrics
     try:
@@ -115,8 +116,7 @@ def test_with_the_metric_of_the_noise_the_losses_are_those_of_the_y_form(members
     """phi = A* psi and W = H^{-1}: the misfit is |psi - y|, the divergence tr(A^{-1} D psi)."""
     operator = oracles.random_operator(3, 3, seed=20)
     psi = oracles.random_network(3, seed=21, members=members, gain=2.0)
-    net = IResNet(3, width=8, lipschitz=0.9, members=members, output_operator=operator.T, dtype=F64)
-    net.load_state_dict(psi.state_dict())
+    net = oracles.with_output(psi, operator.T)
     shape = (12, 3) if members is None else (members, 12, 3)
     x, y, metric = (
         oracles.randn(*shape, seed=22),
@@ -179,9 +179,9 @@ def test_the_minimizer_of_the_divergence_loss_does_not_depend_on_the_metric():
 def test_a_metric_of_another_shape_raises_whether_the_loss_is_exact_or_not(name, exact, members, bad):
     net = oracles.random_network(2, seed=27, members=members)
     x = torch.zeros(4, 2, dtype=F64) if members is None else torch.zeros(members, 4, 2, dtype=F64)
-    options = {} if name == "approximation" else {"exact": exact}
+    net.exact = exact
     with pytest.raises(ValueError, match=r"^metric\b"):
-        evaluate(name, net, x, x, metric=bad, **options)
+        evaluate(name, net, x, x, metric=bad)
 
 
 @pytest.mark.parametrize("bad", [torch.eye(3, dtype=F64), torch.ones(2, dtype=F64), [[1.0, 0.0], [0.0, 1.0]]])

@@ -1,5 +1,7 @@
 """Tests of `invlib.networks`: certified bounds, exact Jacobians and the member axis, against plain formulas."""
 
+import copy
+
 import numpy as np
 import oracles
 import pytest
@@ -7,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import invlib
 from invlib import IResNet
-from invlib.activations import smooth_abs
 from invlib.dense import DenseBlock
+from invlib.errors import DifferentiatedTwiceError
 from invlib.linalg import spectral_norm
 
 DTYPES = [torch.float32, torch.float64]
@@ -21,56 +24,6 @@ def numpy_block_products(net: IResNet) -> np.ndarray:
     for weight in net.effective_weights():
         products = products * np.linalg.svd(weight.detach().double().numpy(), compute_uv=False)[..., 0]
     return products
-
-
-# Activation
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_activation_slope_never_exceeds_one(dtype):
-    arguments = torch.cat([torch.linspace(-50, 50, 1_000_001), torch.logspace(-10, 15, 100_001)])
-    _, slope = smooth_abs(arguments.to(dtype))
-    assert slope.abs().max().item() <= 1
-
-
-def test_activation_value_and_slope_agree_with_the_formula_and_its_derivative():
-    u = torch.linspace(-30, 30, 2001, dtype=torch.float64)
-    value, slope = smooth_abs(u)
-    torch.testing.assert_close(value, oracles.activation(u), rtol=1e-13, atol=1e-15)
-    derivative = torch.func.vmap(torch.func.grad(oracles.activation))(u)
-    torch.testing.assert_close(slope, derivative, rtol=1e-12, atol=1e-14)
-    step = 1e-5
-    difference = (smooth_abs(u + step)[0] - smooth_abs(u - step)[0]) / (2 * step)
-    torch.testing.assert_close(slope, difference, rtol=1e-8, atol=1e-9)
-
-
-def test_activation_slope_is_what_autograd_derives_from_its_value_also_twice():
-    """The carried Jacobian uses the slope, gradients of the value use autograd: they must be one function."""
-    u = torch.linspace(-30, 30, 2001, dtype=torch.float64, requires_grad=True)
-    value, slope = smooth_abs(u)
-    (first,) = torch.autograd.grad(value.sum(), u, create_graph=True)
-    torch.testing.assert_close(first, slope, rtol=1e-12, atol=1e-14)
-    (second,) = torch.autograd.grad(slope.sum(), u)
-    expected = torch.func.vmap(torch.func.grad(torch.func.grad(oracles.activation)))(u.detach())
-    torch.testing.assert_close(second, expected, rtol=1e-9, atol=1e-12)
-
-
-def test_activation_is_c1_its_slope_has_no_jump():
-    """The second derivative is at most 2, at 0: neighbouring slopes differ by at most twice the step, nowhere more."""
-    u = torch.linspace(-30, 30, 600_001, dtype=torch.float64)
-    _, slope = smooth_abs(u)
-    assert slope.diff().abs().max().item() <= 2e-4 * (1 + 1e-6)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("u", [-1e15, -1e4, -100.0, 0.0, 100.0, 1e4, 1e15])
-def test_activation_of_extreme_arguments_and_its_gradient_are_finite_and_right(u, dtype):
-    argument = torch.tensor(u, dtype=dtype, requires_grad=True)
-    value, slope = smooth_abs(argument)
-    (gradient,) = torch.autograd.grad(value, argument)
-    assert value.item() == pytest.approx(oracles.activation(u), rel=1e-6, abs=1e-30)
-    assert slope.item() == pytest.approx(np.sign(u), rel=2e-5, abs=1e-30)
-    assert gradient.item() == pytest.approx(np.sign(u), rel=2e-5, abs=1e-30)
 
 
 # Spectral norm
@@ -316,7 +269,7 @@ def test_gradients_of_weighted_sums_in_all_parameters_and_in_x_equal_torch_func(
 def test_the_written_out_gradient_of_value_and_jacobian_equals_finite_differences(members, dim):
     """All inputs, all outputs, by torch's own gradient checker."""
     net = oracles.random_network(dim, seed=26, gain=2.0, width=4, blocks=1, members=members)
-    (block,) = net._blocks()
+    (block,) = net.residual_blocks()
     tensors = [t.detach().requires_grad_() for t in (*block.weights, *block.biases)]
     x = oracles.randn(members, 5, dim, seed=27).requires_grad_()
 
@@ -329,9 +282,8 @@ def test_the_written_out_gradient_of_value_and_jacobian_equals_finite_difference
 def test_second_derivatives_of_the_jacobian_raise():
     net = oracles.random_network(2, seed=28)
     x = oracles.randn(4, 2, seed=29).requires_grad_()
-    (gradient,) = torch.autograd.grad(net.forward_and_divergence(x)[1].sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    with pytest.raises(DifferentiatedTwiceError, match=r"^the Jacobian has first derivatives only"):
+        torch.autograd.grad(net.forward_and_divergence(x)[1].sum(), x, create_graph=True)
 
 
 def test_gradient_of_a_weighted_log_det_equals_finite_differences():
@@ -432,7 +384,7 @@ def test_property_ensemble_equals_the_plain_single_networks(dim, blocks, width, 
 def test_train_and_eval_make_no_difference_and_evaluation_changes_nothing():
     net = oracles.random_network(2, seed=35, members=2)
     assert list(net.buffers()) == []
-    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    state = copy.deepcopy(net.state_dict())
     x = oracles.randn(2, 10, 2, seed=36)
     results = []
     for _ in range(2):
@@ -450,7 +402,9 @@ def test_train_and_eval_make_no_difference_and_evaluation_changes_nothing():
     for other in results[1:]:
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(results[0], other, strict=True))
     assert net.state_dict().keys() == state.keys()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+    settings = net.state_dict().pop("_extra_state")
+    assert settings == state.pop("_extra_state")
+    assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in state.items())
 
 
 def test_state_dict_reproduces_the_network():
@@ -459,6 +413,108 @@ def test_state_dict_reproduces_the_network():
     assert not torch.equal(net(x), other(x))
     other.load_state_dict(net.state_dict())
     assert torch.equal(net(x), other(x))
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_settings_that_change_the_map_are_part_of_the_state(members, tmp_path):
+    """The bound of the blocks and the fixed last layer: loading into another network gives the saved map, whole."""
+    matrix = oracles.random_operator(2, 2, seed=37)
+    net = oracles.with_output(oracles.random_network(2, seed=37, members=members, lipschitz=0.8), matrix)
+    x = oracles.randn(*((members,) if members else ()), 10, 2, seed=39)
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    state = torch.load(tmp_path / "net.pt", weights_only=True)
+    for operator in (None, 3 * matrix):
+        other = IResNet(2, width=8, lipschitz=0.5, members=members, output_operator=operator, dtype=torch.float64)
+        other.load_state_dict(state)
+        assert other.lipschitz == 0.8
+        assert torch.equal(other.output_operator, net.output_operator)
+        assert torch.equal(other(x), net(x))
+        assert torch.equal(other.inverse(x), net.inverse(x))
+    without = oracles.random_network(2, seed=40, members=members)
+    other.load_state_dict(without.state_dict())
+    assert other.output_operator is None
+    assert torch.equal(other(x), without(x))
+
+
+def test_the_last_layer_of_a_float32_network_is_saved_unrounded():
+    matrix = torch.tensor([[1 / 3, 0.0], [0.0, 1 / 7]], dtype=torch.float64)
+    net, other = IResNet(2, output_operator=matrix), IResNet(2)
+    other.load_state_dict(net.state_dict())
+    assert torch.equal(other.output_operator[0], matrix)
+
+
+@pytest.mark.parametrize("change", [{"activation": "tanh"}, {"activation": "softplus"}])
+def test_the_state_of_another_activation_is_refused(change):
+    state = IResNet(2, **change).state_dict()
+    with pytest.raises(ValueError, match=rf"^activation must be that of the saved network, '{change['activation']}'"):
+        IResNet(2).load_state_dict(state)
+
+
+def test_a_last_layer_that_does_not_fit_is_refused():
+    state = IResNet(3, output_operator=torch.eye(3)).state_dict()
+    with pytest.raises((ValueError, RuntimeError), match=r"output_operator|size mismatch"):
+        IResNet(2).load_state_dict(state)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("method", ["block_bounds", "lipschitz_bounds", "solve_inverse"])
+def test_a_network_that_has_diverged_certifies_nothing_and_names_the_parameter(method, bad):
+    net = oracles.random_network(2, seed=41)
+    with torch.no_grad():
+        net.weights[1][0, 1, 0, 0] = bad
+    x = oracles.randn(3, 2, seed=42)
+    arguments = (x,) if method == "solve_inverse" else ()
+    with pytest.raises(ValueError, match=r"^parameter weights\.1 of the network must be finite, got (nan|inf)"):
+        getattr(net, method)(*arguments)
+    assert "bounds=unknown" in repr(net)
+    with pytest.raises((invlib.InversionError, torch.linalg.LinAlgError), match=r"are the parameters .* finite"):
+        net.inverse(x)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.fill_(bad)
+    with pytest.raises((invlib.InversionError, torch.linalg.LinAlgError), match=r"are the parameters .* finite"):
+        net.inverse(x)
+
+
+METHODS = [
+    "forward",
+    "forward_and_jacobian",
+    "forward_and_log_det",
+    "forward_and_divergence",
+    "estimate_divergence",
+    "estimate_log_det",
+    "inverse",
+    "solve_inverse",
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_network_in_half_precision_is_refused_by_name(method, dtype):
+    net = IResNet(2).to(dtype)
+    with pytest.raises(ValueError, match=rf"^the parameters of the network must all be float32, or all .* got {dtype}"):
+        getattr(net, method)(torch.zeros(3, 2))
+    assert "bounds=unknown" in repr(net)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_network_of_mixed_dtypes_is_refused_by_name(method):
+    net = IResNet(2)
+    net.biases[1] = torch.nn.Parameter(net.biases[1].detach().double())
+    with pytest.raises(
+        ValueError, match=r"^the parameters of the network must all .* got torch.float32, torch.float64"
+    ):
+        getattr(net, method)(torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_network_on_another_device_is_named(method):
+    net = IResNet(2).to("meta")
+    with pytest.raises(ValueError, match=r"^[xz] must be on the device meta, got cpu"):
+        getattr(net, method)(torch.zeros(3, 2))
+    with pytest.raises(ValueError, match=r"^parameter weights\.0 of the network must have values"):
+        net.block_bounds()
+    assert "bounds=unknown" in repr(net)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -544,5 +600,10 @@ def test_pushforward_score_equals_differences_of_the_density_by_change_of_variab
     score = net.pushforward_score(x, prior.score(x))
     torch.testing.assert_close(score, expected, rtol=1e-6, atol=1e-6)
     assert not score.requires_grad
+    with torch.inference_mode():
+        again = net.pushforward_score(x, prior.score(x))
+        fresh = net.pushforward_score(x + 0, prior.score(x + 0))  # of tensors that autograd must not see
+    assert torch.equal(again, score)
+    assert torch.equal(fresh, score)
     wrong = net.pushforward_score(x, prior.score(x) + 0.1)
     assert float((wrong - expected).abs().min()) > 1e-3
