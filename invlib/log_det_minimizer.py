@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from invlib import _checks
-from invlib.ascent import ConvergenceError, ascend
-from invlib.priors import GaussianMixture, two_bumps
+from invlib.ascent import ConvergenceError, maximize
+from invlib.priors import GaussianMixture
+from invlib.testproblems import two_bumps
 from invlib.problems import LinearProblem
 
 
@@ -85,7 +86,7 @@ class LogDetMinimizer:
             image, jacobian = self(x)
             return ((z - image).unsqueeze(-2) @ jacobian).squeeze(-2), -jacobian.mT @ jacobian
 
-        x, settled = ascend(value, derivatives, near)
+        x, settled = maximize(value, derivatives, near)
         if not bool(settled.all()):
             raise ConvergenceError(f"the inverse was not reached for {int((~settled).sum())} of {len(z)} data z")
         return x
@@ -112,7 +113,7 @@ class LogDetMinimizer:
             curvature = quadratic + variance * torch.einsum("q,qfij,qgji->fg", self.mass, relative, relative)
             return -slope[None], -curvature[None]
 
-        coefficients, settled = ascend(value, derivatives, torch.zeros_like(scale)[None])
+        coefficients, settled = maximize(value, derivatives, torch.zeros_like(scale)[None])
         if not bool(settled):
             raise ConvergenceError("the minimizer was not reached")
         return scale * coefficients[0], -float(value(coefficients))
