@@ -43,7 +43,7 @@ def precision(value: object) -> torch.dtype:
 
 
 def finite(name: str, tensor: Tensor) -> Tensor:
-    """Return `tensor` if every entry is finite. (Inside `torch.func.vmap` entries cannot be read.)"""
+    """Return `tensor` if every entry is finite; inside `torch.func.vmap` entries cannot be read."""
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name} must be a torch tensor, got {type(tensor).__name__}")
     if not every(torch.isfinite(tensor)):
@@ -101,9 +101,9 @@ def shaped_vectors(name: str, value: Tensor, dim: int) -> Tensor:
 
 def number(name: str, value: object) -> float:
     """Return `value` as a float if it is one finite real number; a truth value or a text is none."""
-    if isinstance(value, Tensor) and value.ndim == 0 and value.device.type == "cpu":
-        value = value.item()
-    elif isinstance(value, (np.ndarray, np.generic)) and value.ndim == 0:
+    if isinstance(value, Tensor):
+        on_cpu(name, value)
+    if isinstance(value, (Tensor, np.ndarray, np.generic)) and value.ndim == 0:
         value = value.item()
 
     if isinstance(value, bool) or not isinstance(value, numbers.Real):

@@ -25,6 +25,9 @@ from invlib.priors import CHUNK, Components
 TOLERANCE = 1e-7
 """Where no point can be higher than the mode by more than this, the search stops."""
 
+ROUNDING = 1e-14
+"""More than the relative rounding error of a few operations in float64."""
+
 BOXES = 20_000
 """The most boxes that the search may hold for one mixture."""
 
@@ -49,7 +52,7 @@ class Highest:
 
 def highest_modes(mixtures: Components) -> Highest:
     """Return the highest mode of each of B mixtures: log_weights (B, K), means (B, K, n)."""
-    count, components, dim = mixtures.means.shape
+    count, _, dim = mixtures.means.shape
     if count == 0:
         empty = mixtures.means.new_zeros(0)
         return Highest(mixtures.means.new_zeros(0, dim), empty, empty > 0)
@@ -128,7 +131,7 @@ def _in_parts(mixtures: Components) -> Iterator[Components]:
     count, components, dim = mixtures.means.shape
     starts = 128 if dim <= 3 else 32
     size = (components + starts) * max(components * dim, dim * dim)
-    for rows in torch.arange(count).split(max(1, CHUNK // size)):
+    for rows in torch.split(torch.arange(count), max(1, CHUNK // size)):
         yield _select(mixtures, rows)
 
 
@@ -201,7 +204,8 @@ def _products(mixtures: Components) -> Tensor:
 
     total = torch.einsum("sk,bkij->bsij", indicator, precisions)
     pulls = torch.einsum("sk,bki->bsi", indicator, pull)
-    return torch.linalg.solve(total, pulls.unsqueeze(-1)).squeeze(-1)
+    means: Tensor = torch.linalg.solve(total, pulls.unsqueeze(-1))
+    return means.squeeze(-1)
 
 
 # Two components
@@ -240,8 +244,8 @@ class _Ridge:
         return from_first, from_second, squares * self.ratio.square() / both**3
 
     def log_ratio(self, owner: Tensor, from_first: Tensor, from_second: Tensor) -> Tensor:
-        peaks = self.peaks[owner]
-        return peaks[:, 1] - peaks[:, 0] + 0.5 * (from_first - from_second)
+        first, second = self.peaks[owner].unbind(-1)
+        return second - first + 0.5 * (from_first - from_second)
 
     def points(self, owner: Tensor, t: Tensor) -> Tensor:
         alpha, beta = torch.sigmoid(t).unsqueeze(-1), torch.sigmoid(-t).unsqueeze(-1)
@@ -288,6 +292,13 @@ def _ridgeline(mixtures: Components) -> tuple[Tensor, Tensor, Tensor]:
         bound = bound.scatter_reduce(0, owner, above, "amax")
         found.append((owner, low, high))
 
+    lost = torch.ones(count, dtype=torch.bool)
+    lost[torch.cat([part[0] for part in found])] = False
+    if bool(lost.any()):  # rounding errors have hidden a root: nothing better is known than the sum of both peaks
+        low, high = ridge.ends()
+        found.append((lost.nonzero().flatten(), low[lost], high[lost]))
+        bound = torch.where(lost, ridge.peaks.logsumexp(-1), bound)
+
     owner, low, high = (torch.cat(parts) for parts in zip(*found, strict=True))
     root = _bisect(ridge, owner, low, high)
     return owner, ridge.points(owner, root), bound
@@ -310,11 +321,12 @@ def _classify(ridge: _Ridge, owner: Tensor, low: Tensor, high: Tensor) -> tuple[
     steepest = most * slope_low.maximum(slope_high).sum(-1) - 1
     flattest = spread_low.minimum(spread_high) * slope_low.minimum(slope_high).sum(-1) - 1
 
+    size = ridge.peaks[owner].abs().sum(-1) + at_middle[0] + at_middle[1] + middle.abs()
     reach = 0.5 * (high - low) * steepest.abs().maximum(flattest.abs())
-    no_root = h_middle.abs() > reach
-    falling = (steepest < 0) & (h_low >= 0) & (h_high <= 0)
-    decided = no_root | (flattest > 0) | (steepest < 0)
-    return falling & ~no_root, ~decided
+    no_root = h_middle.abs() > reach + ROUNDING * (1 + size)
+    falls, rises = steepest < -ROUNDING, flattest > ROUNDING
+    one_root = falls & (h_low >= 0) & (h_high <= 0)
+    return one_root & ~no_root, ~(no_root | rises | falls)
 
 
 def _bisect(ridge: _Ridge, owner: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -449,7 +461,7 @@ def _evaluate(
     rows = max(1, CHUNK // land.means[0].numel() // 4)
     results = [
         land.bounds(some, middle, half[some], radius[some])
-        for some, middle in zip(owner.split(rows), centre.split(rows), strict=True)
+        for some, middle in zip(torch.split(owner, rows), torch.split(centre, rows), strict=True)
     ]
     above, value = zip(*results, strict=True)
     return torch.cat(above), torch.cat(value)

@@ -204,8 +204,8 @@ class Components:
         """Return the gradient of `log_prob`, (..., n)."""
         whitened = self.whitened(x)
         responsibilities = torch.softmax(self._log_joint(whitened), dim=-1)
-        weighted = responsibilities.unsqueeze(-1) * whitened
-        return -torch.einsum("...ki,kij->...j", weighted, self.whiteners)
+        weighted = -responsibilities.unsqueeze(-1) * whitened
+        return torch.einsum("...ki,kij->...j", weighted, self.whiteners)
 
     def score_and_hessian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the first two derivatives of `log_prob`, (..., n) and (..., n, n)."""
@@ -612,7 +612,7 @@ def in_chunks(function: Function, x: Tensor, size: int) -> Tensor:
     if rows * size <= CHUNK:
         return function(x)
 
-    parts = x.reshape(rows, -1).split(max(1, CHUNK // size))
+    parts = torch.split(x.reshape(rows, -1), max(1, CHUNK // size))
     results = torch.cat([function(part) for part in parts])
     return results.reshape(*x.shape[:-1], *results.shape[1:])
 
@@ -630,8 +630,8 @@ def _values(name: str, values: object, x: Tensor) -> Tensor:
     if not isinstance(values, Tensor):
         raise TypeError(f"{name} must return a torch tensor of shape (...), got {type(values).__name__}")
     if values.shape != expected or not values.is_floating_point():
-        found = f"shape {tuple(values.shape)} and {values.dtype}"
-        raise ValueError(f"{name} must return real numbers of shape {expected} for points {tuple(x.shape)}, got {found}")
+        found = f"shape {tuple(values.shape)} and {values.dtype} for points {tuple(x.shape)}"
+        raise ValueError(f"{name} must return real numbers of shape {expected}, got {found}")
     return values.to(torch.float64)
 
 

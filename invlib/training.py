@@ -80,8 +80,8 @@ def train(
 
     The optimizer is SOAP with a short memory, 5 % warm-up and a cosine decay to zero; the weights after the last 5 % of
     the steps are averaged. Many small batches find the way; in the second half, where the noise of the batches decides,
-    they are four times as large. Where the prior offers `from_uniform`, the points are scrambled Sobol points, shifted at
-    random for each member; otherwise they come from `sample`.
+    they are four times as large. Where the prior offers `from_uniform`, the points are scrambled Sobol points, shifted
+    at random for each member; otherwise they come from `sample`.
 
     The approximation-type losses depend on the noise only through $E\|\varphi(x) - z\|^2 = E\|\varphi(x) - Hx\|^2 +
     \delta^2\,\mathrm{tr}\,H$. Their noise is averaged exactly: they are evaluated at z = Hx and the constant is added.

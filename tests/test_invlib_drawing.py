@@ -14,6 +14,7 @@ import torch
 
 import invlib
 from invlib import drawing
+from invlib.testproblems import two_bumps
 
 EXTENT = (-1.0, 2.0, -0.5, 0.5)
 
@@ -68,7 +69,7 @@ def test_level_lines_enclose_the_stated_mass(axes):
 
 
 def test_filled_areas_come_one_for_each_mass(axes):
-    drawing.draw_density(axes, invlib.two_bumps().log_prob, (-3, 3, -3, 3), masses=(0.3, 0.8), resolution=41)
+    drawing.draw_density(axes, two_bumps().log_prob, (-3, 3, -3, 3), masses=(0.3, 0.8), resolution=41)
     assert len(axes.collections) == 2 + 1
 
 

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 import invlib
-from invlib import GaussianMixture, IResNet, LinearProblem, LogDetMinimizer, two_bumps
+from invlib import GaussianMixture, IResNet, LinearProblem
+from invlib.log_det_minimizer import LogDetMinimizer
+from invlib.testproblems import epsilon_problem, two_bumps
 
-PROBLEM = invlib.epsilon_problem(0.5, 0.3)
+PROBLEM = epsilon_problem(0.5, 0.3)
 IDENTITY = LinearProblem(torch.eye(2), 0.3)
 
 
@@ -32,7 +34,7 @@ def output_score(minimizer: LogDetMinimizer, prior: GaussianMixture, x: Tensor) 
 def test_it_satisfies_the_equation_of_theorem_1_in_its_norm_and_not_in_the_other(std, whiten):
     """H x = z + delta^2 W^{-1} grad log q(z) at x = phi^{-1}(z): half a per cent of the last term."""
     prior = two_bumps((1.5 * std, 0.8 * std), std)
-    problem = invlib.epsilon_problem(0.5, 0.5 * std)
+    problem = epsilon_problem(0.5, 0.5 * std)
     minimizer, z, h = LogDetMinimizer(problem, prior, whiten=whiten), data(problem, prior), problem.normal_operator
     x = minimizer.inverse(z, invlib.posterior_mean(problem, prior, z))
     pull = problem.noise_std**2 * output_score(minimizer, prior, x)
@@ -62,8 +64,8 @@ def test_the_inverse_takes_newton_steps(monkeypatch):
     """H does not commute with D phi here: with any other matrix in the place of the Jacobian it takes far more."""
     prior = two_bumps()
     minimizer, x = LogDetMinimizer(PROBLEM, prior), prior.sample(40, generator=oracles.generator(3))
-    ascend = invlib.log_det_minimizer.ascend
-    monkeypatch.setattr(invlib.log_det_minimizer, "ascend", lambda *arguments: ascend(*arguments, iterations=10))
+    climb = invlib.log_det_minimizer.maximize
+    monkeypatch.setattr(invlib.log_det_minimizer, "maximize", lambda *arguments: climb(*arguments, iterations=10))
     torch.testing.assert_close(minimizer.inverse(minimizer(x)[0], 0 * x), x, rtol=1e-8, atol=1e-8)
 
 
@@ -72,7 +74,7 @@ def test_a_second_spacing_and_any_network_have_a_larger_loss():
     prior = two_bumps()
     exact, other = LogDetMinimizer(IDENTITY, prior), LogDetMinimizer(IDENTITY, prior, spacing=0.85)
     assert other.value == pytest.approx(exact.value, abs=1e-6 * 0.3**2)
-    x = prior.transport(
+    x = prior.from_uniform(
         torch.quasirandom.SobolEngine(3, scramble=True, seed=4).draw(4096, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
     )
     net = IResNet(2, dtype=torch.float64, generator=oracles.generator(5))
@@ -103,8 +105,8 @@ def test_bad_input_is_named(name, make):
 def test_what_is_not_reached_raises(monkeypatch):
     """The iteration is cut after one step by hand: both places that climb must notice."""
     minimizer, ones = LogDetMinimizer(IDENTITY, two_bumps()), torch.ones(1, 2, dtype=torch.float64)
-    ascend = invlib.log_det_minimizer.ascend
-    monkeypatch.setattr(invlib.log_det_minimizer, "ascend", lambda *arguments: ascend(*arguments, iterations=1))
+    climb = invlib.log_det_minimizer.maximize
+    monkeypatch.setattr(invlib.log_det_minimizer, "maximize", lambda *arguments: climb(*arguments, iterations=1))
     with pytest.raises(invlib.ConvergenceError, match="minimizer was not reached"):
         LogDetMinimizer(IDENTITY, two_bumps())
     with pytest.raises(invlib.ConvergenceError, match="inverse was not reached for 1 of 1 data"):
