@@ -15,7 +15,6 @@ from invlib.problems import LinearProblem
 from invlib.testproblems import two_bumps
 
 
-
 class LogDetMinimizer:
     r"""The diffeomorphism that minimizes $\tfrac12 E\|\varphi(x) - z\|_W^2 - \delta^2 E \log\det D\varphi(x)$.
 
@@ -38,8 +37,8 @@ class LogDetMinimizer:
 
     Raises:
         TypeError: if `problem` is no `LinearProblem`.
-        ValueError: if the problem or the prior is not of this kind, the condition number of A is above 1e4, the bumps are
-            more than 10 standard deviations apart, or `spacing` is out of its range.
+        ValueError: if the problem or the prior is not of this kind, the condition number of A is above 1e4, the bumps
+            are more than 10 standard deviations apart, or `spacing` is out of its range.
         ConvergenceError: if Newton's method did not arrive.
 
     Example:

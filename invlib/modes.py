@@ -28,6 +28,9 @@ TOLERANCE = 1e-7
 ROUNDING = 1e-14
 """More than the relative rounding error of a few operations in float64."""
 
+FINEST = 1e-7
+"""Intervals of the ridgeline's parameter, logit alpha, that are this short are not halved."""
+
 BOXES = 20_000
 """The most boxes that the search may hold for one mixture."""
 
@@ -278,7 +281,7 @@ def _ridgeline(mixtures: Components) -> tuple[Tensor, Tensor, Tensor]:
         falling, unclear = _classify(ridge, owner, low, high)
         found.append((owner[falling], low[falling], high[falling]))
         owner, low, high = owner[unclear], low[unclear], high[unclear]
-        if len(owner) == 0:
+        if len(owner) == 0 or float((high - low).max()) <= FINEST:
             break
         middle = 0.5 * (low + high)
         owner = owner.repeat(2)
@@ -455,9 +458,7 @@ def _heavy_components(mixtures: Components, heights: Tensor) -> tuple[Components
     return kept, dropped
 
 
-def _evaluate(
-    land: _Landscape, owner: Tensor, centre: Tensor, half: Tensor, radius: Tensor
-) -> tuple[Tensor, Tensor]:
+def _evaluate(land: _Landscape, owner: Tensor, centre: Tensor, half: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
     rows = max(1, CHUNK // land.means[0].numel() // 4)
     results = [
         land.bounds(some, middle, half[some], radius[some])

@@ -560,6 +560,8 @@ class _FromDistribution(Prior):
             torch.set_rng_state(state)
 
     def _log_prob(self, x: Tensor) -> Tensor:
+        if x.numel() == 0:  # torch.distributions cannot reshape nothing
+            return x.sum(-1)
         return self.distribution.log_prob(x)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -14,6 +14,7 @@ from invlib.testproblems import epsilon_problem, two_bumps
 
 PROBLEM = epsilon_problem(0.5, 0.3)
 IDENTITY = LinearProblem(torch.eye(2), 0.3)
+MINIMIZER = LogDetMinimizer(IDENTITY, two_bumps())
 
 
 def data(problem: LinearProblem, prior: GaussianMixture, count: int = 200) -> Tensor:
@@ -65,7 +66,7 @@ def test_the_inverse_takes_newton_steps(monkeypatch):
     prior = two_bumps()
     minimizer, x = LogDetMinimizer(PROBLEM, prior), prior.sample(40, generator=oracles.generator(3))
     climb = invlib.log_det_minimizer.maximize
-    monkeypatch.setattr(invlib.log_det_minimizer, "maximize", lambda *arguments: climb(*arguments, iterations=10))
+    monkeypatch.setattr(invlib.log_det_minimizer, "maximize", lambda *a, **options: climb(*a, **options, iterations=10))
     torch.testing.assert_close(minimizer.inverse(minimizer(x)[0], 0 * x), x, rtol=1e-8, atol=1e-8)
 
 
@@ -93,6 +94,16 @@ def test_a_second_spacing_and_any_network_have_a_larger_loss():
         ("prior", lambda: LogDetMinimizer(IDENTITY, oracles.random_mixture(2, 3, seed=7))),
         ("prior", lambda: LogDetMinimizer(IDENTITY, invlib.LogisticPrior([1.0, 1.0]))),
         ("spacing", lambda: LogDetMinimizer(IDENTITY, two_bumps(), spacing=0.0)),
+        ("problem", lambda: LogDetMinimizer(epsilon_problem(1e-9, 0.1), two_bumps())),
+        ("prior", lambda: LogDetMinimizer(IDENTITY, two_bumps((30.0, 0.0), std=0.5))),
+        ("spacing", lambda: LogDetMinimizer(IDENTITY, two_bumps(), spacing=0.05)),
+        ("spacing", lambda: LogDetMinimizer(IDENTITY, two_bumps(), spacing=True)),
+        ("whiten", lambda: LogDetMinimizer(IDENTITY, two_bumps(), whiten="no")),
+        *[
+            ("guess", lambda bad=bad: MINIMIZER.inverse(torch.zeros(1, 2, dtype=torch.float64), bad))
+            for bad in (torch.zeros(5, 2).double(), torch.zeros(1, 2), torch.zeros(2).double(), [[0.0, 0.0]])
+        ],
+        ("z", lambda: MINIMIZER.inverse(torch.zeros(2, dtype=torch.float64), torch.zeros(5, 2).double())),
         ("z", lambda: LogDetMinimizer(IDENTITY, two_bumps()).inverse(torch.full((1, 2), torch.nan), torch.zeros(1, 2))),
         ("x", lambda: LogDetMinimizer(IDENTITY, two_bumps())(torch.zeros(4, 3, dtype=torch.float64))),
     ],
@@ -106,7 +117,7 @@ def test_what_is_not_reached_raises(monkeypatch):
     """The iteration is cut after one step by hand: both places that climb must notice."""
     minimizer, ones = LogDetMinimizer(IDENTITY, two_bumps()), torch.ones(1, 2, dtype=torch.float64)
     climb = invlib.log_det_minimizer.maximize
-    monkeypatch.setattr(invlib.log_det_minimizer, "maximize", lambda *arguments: climb(*arguments, iterations=1))
+    monkeypatch.setattr(invlib.log_det_minimizer, "maximize", lambda *a, **options: climb(*a, **options, iterations=1))
     with pytest.raises(invlib.ConvergenceError, match="minimizer was not reached"):
         LogDetMinimizer(IDENTITY, two_bumps())
     with pytest.raises(invlib.ConvergenceError, match="inverse was not reached for 1 of 1 data"):
