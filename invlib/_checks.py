@@ -175,6 +175,7 @@ def cholesky_factors(name: str, matrices: Tensor, came_in: torch.dtype = torch.f
     if every(variances > 0) and not every((variances >= least) & (variances <= most)):
         raise ValueError(f"{name} must have variances between 1e-100 and 1e100, got {_short(matrices)}")
 
+    factors: Tensor
     factors, info = torch.linalg.cholesky_ex(0.5 * (matrices + matrices.mT))
     if bool((info > 0).any()):
         raise ValueError(f"{name} must be positive definite, got {_short(matrices)}")

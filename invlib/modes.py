@@ -207,8 +207,8 @@ def _products(mixtures: Components) -> Tensor:
 
     total = torch.einsum("sk,bkij->bsij", indicator, precisions)
     pulls = torch.einsum("sk,bki->bsi", indicator, pull)
-    means: Tensor = torch.linalg.solve(total, pulls.unsqueeze(-1))
-    return means.squeeze(-1)
+    centres: Tensor = torch.linalg.solve(total, pulls.unsqueeze(-1))
+    return centres.squeeze(-1)
 
 
 # Two components
@@ -232,7 +232,7 @@ class _Ridge:
         _, stretch, axes = torch.linalg.svd(second @ inverse)
 
         self.ratio = stretch.square()  # P_2 relative to P_1
-        self.back = inverse @ axes.mT
+        self.back: Tensor = inverse @ axes.mT
         self.origin = mixtures.means[:, 0]
         self.apart = (mixtures.means[:, 1] - mixtures.means[:, 0]) @ (axes @ first).mT
         self.peaks = mixtures.log_peaks
@@ -247,8 +247,8 @@ class _Ridge:
         return from_first, from_second, squares * self.ratio.square() / both**3
 
     def log_ratio(self, owner: Tensor, from_first: Tensor, from_second: Tensor) -> Tensor:
-        first, second = self.peaks[owner].unbind(-1)
-        return second - first + 0.5 * (from_first - from_second)
+        difference = self.peaks[owner, 1] - self.peaks[owner, 0]
+        return difference + 0.5 * (from_first - from_second)
 
     def points(self, owner: Tensor, t: Tensor) -> Tensor:
         alpha, beta = torch.sigmoid(t).unsqueeze(-1), torch.sigmoid(-t).unsqueeze(-1)

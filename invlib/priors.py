@@ -194,7 +194,8 @@ class Components:
     def log_peaks(self) -> Tensor:
         """The logarithms of the largest values of the weighted densities, (..., K)."""
         constant = 0.5 * self.means.shape[-1] * math.log(2 * math.pi)
-        return self.log_weights + (torch.linalg.slogdet(self.whiteners).logabsdet - constant)
+        log_det: Tensor = torch.linalg.slogdet(self.whiteners).logabsdet
+        return self.log_weights + (log_det - constant)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the logarithm of the sum of the densities, (...), at x of shape (..., n)."""
@@ -447,7 +448,7 @@ class DensityPrior(_HoldsFunctions, _Transported):
         self.log_concave = _checks.flag("log_concave", log_concave)
 
         count = 4097 if self.dim == 1 else 513
-        self._axes = [torch.linspace(*corner.tolist(), count, dtype=torch.float64) for corner in self.box.mT]
+        self._axes = [torch.linspace(float(low), float(high), count, dtype=torch.float64) for low, high in self.box.mT]
 
         with torch.no_grad():
             values = self._unnormalized(torch.stack(torch.meshgrid(*self._axes, indexing="ij"), dim=-1))
@@ -562,7 +563,7 @@ class _FromDistribution(Prior):
     def _log_prob(self, x: Tensor) -> Tensor:
         if x.numel() == 0:  # torch.distributions cannot reshape nothing
             return x.sum(-1)
-        return self.distribution.log_prob(x)  # type: ignore[no-any-return, no-untyped-call]
+        return self.distribution.log_prob(x)
 
 
 def from_distribution(distribution: distributions.Distribution) -> Prior:
@@ -678,8 +679,8 @@ def _gradient(function: Function, x: Tensor) -> Tensor:
 
     with torch.inference_mode(False):
         points = x.clone() if x.is_inference() else x
-        values, pull = torch.func.vjp(function, points)
-        return pull(torch.ones_like(values))[0]  # type: ignore[no-any-return]
+        values, pull = torch.func.vjp(function, points)[:2]
+        return pull(torch.ones_like(values))[0]
 
 
 def _jacobian(function: Function, x: Tensor) -> Tensor:
@@ -689,7 +690,7 @@ def _jacobian(function: Function, x: Tensor) -> Tensor:
 
     with torch.inference_mode(False):
         points = x.clone() if x.is_inference() else x
-        values, pull = torch.func.vjp(function, points)
+        values, pull = torch.func.vjp(function, points)[:2]
         units = torch.eye(x.shape[-1], dtype=x.dtype)
         rows = [pull(unit.expand_as(values))[0] for unit in units]
         jacobian = torch.stack(rows, dim=-2)
