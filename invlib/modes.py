@@ -253,7 +253,8 @@ class _Ridge:
     def points(self, owner: Tensor, t: Tensor) -> Tensor:
         alpha, beta = torch.sigmoid(t).unsqueeze(-1), torch.sigmoid(-t).unsqueeze(-1)
         moved = self.apart[owner] * (alpha * self.ratio / (beta + alpha * self.ratio))
-        return self.origin[owner] + moved @ self.back.mT
+        points: Tensor = self.origin[owner] + moved @ self.back.mT
+        return points
 
     def ends(self) -> tuple[Tensor, Tensor]:
         """An interval, (B,) each, that holds all roots."""

@@ -680,7 +680,9 @@ def _gradient(function: Function, x: Tensor) -> Tensor:
     with torch.inference_mode(False):
         points = x.clone() if x.is_inference() else x
         values, pull = torch.func.vjp(function, points)[:2]
-        return pull(torch.ones_like(values))[0]
+        (slope,) = pull(torch.ones_like(values))
+        assert isinstance(slope, Tensor)
+        return slope
 
 
 def _jacobian(function: Function, x: Tensor) -> Tensor:
