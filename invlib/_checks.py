@@ -1,4 +1,4 @@
-"""Checks of arguments: each raises a `ValueError` that names the argument, what it was and what was expected."""
+"""Checks of arguments: each error names the argument, what it was and what was expected."""
 
 import math
 import numbers
@@ -7,34 +7,84 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LARGEST = 1e100
+"""Points with larger entries are refused: their squares would leave the range of float64."""
+
+SCALES = (1e-50, 1e50)
+"""The admissible range of noise levels, singular values and standard deviations."""
+
+HALF = (torch.float16, torch.bfloat16)
+
 
 def as_float64(name: str, value: object) -> Tensor:
-    """Return a copy of `value` (tensor, array or nested list) as a finite float64 tensor."""
+    """Return a copy of `value` (tensor, array or nested list) as a finite float64 tensor on the CPU."""
     try:
-        if isinstance(value, (list, tuple)) and any(isinstance(entry, Tensor) for entry in value):
-            value = torch.stack([entry.detach() for entry in value])
-        tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
-        if tensor.is_complex():
-            raise TypeError("complex entries")
-        tensor = tensor.to(torch.float64, copy=True)
-    except (TypeError, ValueError, RuntimeError) as error:
+        tensor = _as_tensor(name, value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        if str(error).startswith(f"{name} must"):
+            raise
         raise ValueError(f"{name} must be an array of real numbers, got {value!r}") from error
-    return finite(name, tensor)
+
+    on_cpu(name, tensor)
+    full_precision(name, tensor)
+
+    if tensor.is_complex() or tensor.dtype == torch.bool or tensor.layout != torch.strided:
+        raise ValueError(f"{name} must be an array of real numbers, got {value!r}")
+
+    return finite(name, tensor.to(torch.float64, copy=True))
+
+
+def precision(value: object) -> torch.dtype:
+    """Return the precision in which a tensor, an array or a list of them came: float32 or float64."""
+    if isinstance(value, (list, tuple)) and len(value) > 0:
+        return precision(value[0])
+    single = isinstance(value, (Tensor, np.ndarray, np.generic)) and "float32" in str(value.dtype)
+    return torch.float32 if single else torch.float64
 
 
 def finite(name: str, tensor: Tensor) -> Tensor:
-    """Return `tensor` if every entry is finite."""
+    """Return `tensor` if every entry is finite; inside `torch.func.vmap` entries cannot be read."""
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name} must be a torch tensor, got {type(tensor).__name__}")
-    if not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{name} must be finite, got {float(tensor[~torch.isfinite(tensor)][0])} among its entries")
+    if not every(torch.isfinite(tensor)):
+        first = float(tensor[~torch.isfinite(tensor)][0])
+        raise ValueError(f"{name} must be finite, got {first} among its entries")
+    return tensor
+
+
+def every(condition: Tensor) -> bool:
+    """Return whether all entries are true; inside `torch.func.vmap`, where nobody can know, they count as true."""
+    try:
+        return bool(condition.all())
+    except RuntimeError as error:
+        if "vmap" in str(error):
+            return True
+        raise
+
+
+def on_cpu(name: str, tensor: Tensor) -> Tensor:
+    """Return `tensor` if it lies in the memory of the processor."""
+    if tensor.device.type != "cpu":
+        raise ValueError(f"{name} must be on the cpu, got a tensor on {tensor.device}")
+    return tensor
+
+
+def full_precision(name: str, tensor: Tensor) -> Tensor:
+    """Return `tensor` if it is not in half precision."""
+    if tensor.dtype in HALF:
+        raise ValueError(f"{name} must be float32 or float64, got half precision ({tensor.dtype})")
     return tensor
 
 
 def vectors(name: str, value: Tensor, dim: int) -> Tensor:
-    """Return `value` if it is a finite floating-point tensor of shape (..., dim)."""
+    """Return `value` if it is a floating-point tensor of shape (..., dim) whose entries are no larger than 1e100."""
     shaped_vectors(name, value, dim)
-    return finite(name, value)
+    on_cpu(name, value)
+    finite(name, value)
+    if not every(value.abs() <= LARGEST):
+        largest = float(value.abs().max())
+        raise ValueError(f"{name} must have entries between -1e100 and 1e100, got {largest:g}")
+    return value
 
 
 def shaped_vectors(name: str, value: Tensor, dim: int) -> Tensor:
@@ -43,25 +93,54 @@ def shaped_vectors(name: str, value: Tensor, dim: int) -> Tensor:
         raise ValueError(f"{name} must be a torch tensor, got {type(value).__name__}")
     if not value.is_floating_point():
         raise ValueError(f"{name} must have a floating-point dtype, got {value.dtype}")
+    full_precision(name, value)
     if value.ndim < 1 or value.shape[-1] != dim:
         raise ValueError(f"{name} must have shape (..., {dim}), got {tuple(value.shape)}")
     return value
 
 
+def number(name: str, value: object) -> float:
+    """Return `value` as a float if it is one finite real number; a truth value or a text is none."""
+    if isinstance(value, Tensor):
+        on_cpu(name, value)
+    if isinstance(value, (Tensor, np.ndarray, np.generic)) and value.ndim == 0:
+        value = value.item()
+
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+
+    try:
+        result = float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} must be a number below 1e308, got one that overflows") from error
+
+    if not math.isfinite(result):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return result
+
+
 def positive(name: str, value: object) -> float:
     """Return `value` as a float if it is a finite number > 0."""
-    number = _number(name, value)
-    if not (math.isfinite(number) and number > 0):
+    result = number(name, value)
+    if result <= 0:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
-    return number
+    return result
+
+
+def scale(name: str, value: object) -> float:
+    """Return `value` as a float if it is a positive number between 1e-50 and 1e50."""
+    result = positive(name, value)
+    if not SCALES[0] <= result <= SCALES[1]:
+        raise ValueError(f"{name} must lie between 1e-50 and 1e50, got {value!r}")
+    return result
 
 
 def open_unit(name: str, value: object) -> float:
     """Return `value` as a float if 0 < value < 1."""
-    number = _number(name, value)
-    if not 0 < number < 1:
+    result = number(name, value)
+    if not 0 < result < 1:
         raise ValueError(f"{name} must lie strictly between 0 and 1, got {value!r}")
-    return number
+    return result
 
 
 def count(name: str, value: object, least: int = 1) -> int:
@@ -71,14 +150,35 @@ def count(name: str, value: object, least: int = 1) -> int:
     return int(value)
 
 
-def covariances(name: str, matrices: Tensor) -> Tensor:
-    """Return the Cholesky factors of a stack (..., n, n) of symmetric positive definite matrices."""
-    scale = matrices.abs().amax(dim=(-2, -1), keepdim=True)
-    if not bool(((matrices - matrices.mT).abs() <= 1e-10 * scale).all()):
-        raise ValueError(f"{name} must be symmetric, got {matrices.tolist()}")
-    factors, info = torch.linalg.cholesky_ex(matrices)
+def flag(name: str, value: object) -> bool:
+    """Return `value` if it is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def cholesky_factors(name: str, matrices: Tensor, came_in: torch.dtype = torch.float64) -> Tensor:
+    """Return the Cholesky factors of a stack (..., n, n) of symmetric positive definite matrices.
+
+    Args:
+        name: of the argument.
+        matrices: the stack, float64.
+        came_in: the precision in which the matrices came: what was rounded to float32 is less symmetric.
+    """
+    size = matrices.abs().amax(dim=(-2, -1), keepdim=True)
+    tolerance = 1e-10 if came_in == torch.float64 else 1e-4
+    if not every((matrices - matrices.mT).abs() <= tolerance * size):
+        raise ValueError(f"{name} must be symmetric, got {_short(matrices)}")
+
+    variances = matrices.diagonal(dim1=-2, dim2=-1)
+    least, most = SCALES[0] ** 2, SCALES[1] ** 2
+    if every(variances > 0) and not every((variances >= least) & (variances <= most)):
+        raise ValueError(f"{name} must have variances between 1e-100 and 1e100, got {_short(matrices)}")
+
+    factors: Tensor
+    factors, info = torch.linalg.cholesky_ex(0.5 * (matrices + matrices.mT))
     if bool((info > 0).any()):
-        raise ValueError(f"{name} must be positive definite, got {matrices.tolist()}")
+        raise ValueError(f"{name} must be positive definite, got {_short(matrices)}")
     return factors
 
 
@@ -117,8 +217,32 @@ def metric(value: Tensor, dim: int, batch: tuple[int, ...]) -> Tensor:
     return value
 
 
-def _number(name: str, value: object) -> float:
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} must be a number, got {value!r}") from error
+def _as_tensor(name: str, value: object) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach()
+
+    if isinstance(value, (list, tuple)):
+        _check_entries(name, value)
+        if any(isinstance(entry, Tensor) for entry in value):
+            return torch.stack([torch.as_tensor(entry).detach() for entry in value])
+
+    if np.ma.isMaskedArray(value):
+        raise ValueError(f"{name} must not be a masked array: its mask would be lost, got {value!r}")
+
+    return torch.from_numpy(np.array(value))
+
+
+def _check_entries(name: str, value: list[object] | tuple[object, ...]) -> None:
+    """Refuse what numpy would silently turn into numbers."""
+    for entry in value:
+        if isinstance(entry, (list, tuple)):
+            _check_entries(name, entry)
+        elif isinstance(entry, (bool, np.bool_)):
+            raise ValueError(f"{name} must be an array of real numbers, got {entry} among its entries")
+        elif np.ma.isMaskedArray(entry):
+            raise ValueError(f"{name} must not be a masked array: its mask would be lost, got {entry!r}")
+
+
+def _short(matrices: Tensor) -> str:
+    """A stack of matrices as text, and of large ones only the shape."""
+    return str(matrices.tolist()) if matrices.numel() <= 64 else f"matrices of shape {tuple(matrices.shape)}"

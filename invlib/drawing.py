@@ -32,6 +32,9 @@ A strategy has the colour of the estimator that it aims at.
 Extent = tuple[float, float, float, float]
 """Left, right, bottom, top, in data coordinates."""
 
+LINES = 10_000
+"""The most lines of a grid: more would fill the memory, and no picture shows them."""
+
 
 def grid_lines(extent: Extent, spacing: float, points: int = 161) -> Tensor:
     """Return the lines of an equidistant grid, (lines, points, 2), float64: the vertical ones, then the horizontal.
@@ -42,17 +45,21 @@ def grid_lines(extent: Extent, spacing: float, points: int = 161) -> Tensor:
         points: points on each line, dense enough that its image under a map looks smooth.
 
     Raises:
-        ValueError: if the extent is empty, `spacing` is not positive, or `points` is less than 2.
+        ValueError: if the extent is empty, `spacing` is not positive, no line or more than 10,000 lines lie in the
+            extent, or `points` is less than 2.
     """
-    left, right, bottom, top = extent
-    if not (left < right and bottom < top):
-        raise ValueError(f"extent must be (left, right, bottom, top) with left < right, bottom < top, got {extent}")
+    left, right, bottom, top = _extent(extent)
     _checks.positive("spacing", spacing)
     _checks.count("points", points, least=2)
+    if (right - left) / spacing + (top - bottom) / spacing > LINES:
+        raise ValueError(f"spacing must leave at most {LINES} lines in the extent {extent}, got {spacing}")
+
     horizontal = torch.linspace(left, right, points, dtype=torch.float64)
     vertical = torch.linspace(bottom, top, points, dtype=torch.float64)
     columns = [torch.stack([torch.full_like(vertical, at), vertical], -1) for at in _multiples(left, right, spacing)]
     rows = [torch.stack([horizontal, torch.full_like(horizontal, at)], -1) for at in _multiples(bottom, top, spacing)]
+    if not columns + rows:
+        raise ValueError(f"spacing must put a line into the extent {extent}, got {spacing}: lines lie at its multiples")
     return torch.stack(columns + rows)
 
 
@@ -83,12 +90,24 @@ def draw_density(
         masses: the probabilities enclosed, in (0, 1).
         filled: fill the areas as well.
         resolution: points along each axis.
+
+    Raises:
+        ValueError: if the extent is empty or holds no mass, `masses` is empty or leaves (0, 1), or `resolution` is
+            below 2.
     """
-    left, right, bottom, top = extent
+    left, right, bottom, top = _extent(extent)
+    _checks.count("resolution", resolution, least=2)
+    _checks.flag("filled", filled)
+    masses = [_checks.open_unit("masses", mass) for mass in masses]
+    if not masses:
+        raise ValueError("masses must hold at least one probability, got none")
+
     first = torch.linspace(left, right, resolution, dtype=torch.float64)
     second = torch.linspace(bottom, top, resolution, dtype=torch.float64)
     points = torch.stack(torch.meshgrid(first, second, indexing="xy"), dim=-1)
     logs = log_density(points)
+    if not bool(torch.isfinite(logs.max())) or bool(logs.max() == logs.min()):
+        raise ValueError(f"extent must hold mass of the density, got {extent}, where it is constant or not finite")
     density = (logs - logs.max()).exp()
     ordered = density.flatten().sort(descending=True).values
     enclosed = ordered.cumsum(0) / ordered.sum()
@@ -102,18 +121,17 @@ def draw_density(
 
 def draw_arrows(axes: Axes, start: Tensor, end: Tensor, *, color: str) -> None:
     """Draw an arrow from each point of `start` to that of `end`, both (B, 2), at their true length."""
-    start, step = start.detach().numpy(), (end - start).detach().numpy()
+    tails, steps = start.detach().numpy(), (end - start).detach().numpy()
     axes.quiver(
-        *start.T, *step.T, color=color, angles="xy", scale_units="xy", scale=1.0, width=0.007, headwidth=3.5, zorder=4
+        *tails.T, *steps.T, color=color, angles="xy", scale_units="xy", scale=1.0, width=0.007, headwidth=3.5, zorder=4
     )
 
 
 def draw_points(axes: Axes, points: Tensor, *, color: str, hollow: bool = False, label: str | None = None) -> None:
     """Draw points (B, 2) as dots, or as rings if `hollow`."""
     face = "white" if hollow else color
-    axes.scatter(
-        *points.detach().numpy().T, s=16, facecolor=face, edgecolor=color, linewidth=1.0, zorder=5, label=label
-    )
+    first, second = points.detach().numpy().T
+    axes.scatter(first, second, s=16, facecolor=face, edgecolor=color, linewidth=1.0, zorder=5, label=label)
 
 
 def show(figure: Figure, colours: int = 128) -> None:
@@ -126,12 +144,28 @@ def show(figure: Figure, colours: int = 128) -> None:
     picture = PIL.Image.open(full).convert("RGB")
     picture = picture.quantize(colours, method=PIL.Image.Quantize.MEDIANCUT, dither=PIL.Image.Dither.NONE)
     picture.save(small, format="png", optimize=True)
-    display(Image(data=small.getvalue()))
+    display(Image(data=small.getvalue()))  # type: ignore[no-untyped-call]
 
 
 def square_axes(axes: Axes, extent: Extent, title: str = "") -> None:
-    """Give the axes equal scales, the extent and a title."""
+    """Give the axes equal scales, the extent and a title.
+
+    Raises:
+        ValueError: if the extent is not (left, right, bottom, top) with left < right, bottom < top.
+    """
+    _extent(extent)
     axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal", title=title)
+
+
+def _extent(extent: Extent) -> Extent:
+    """Return the extent if it is (left, right, bottom, top) with left < right and bottom < top."""
+    wanted = "extent must be (left, right, bottom, top) with left < right, bottom < top"
+    if isinstance(extent, str) or len(extent) != 4:
+        raise ValueError(f"{wanted}, got {extent!r}")
+    left, right, bottom, top = (_checks.number("extent", side) for side in extent)
+    if not (left < right and bottom < top):
+        raise ValueError(f"{wanted}, got {extent}")
+    return left, right, bottom, top
 
 
 def _multiples(low: float, high: float, spacing: float) -> list[float]:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from invlib import _checks
-from invlib.ascent import ConvergenceError, ascend
-from invlib.priors import GaussianMixture, two_bumps
+from invlib.ascent import ConvergenceError, maximize
+from invlib.priors import GaussianMixture
 from invlib.problems import LinearProblem
+from invlib.testproblems import two_bumps
 
 
 class LogDetMinimizer:
@@ -26,7 +27,7 @@ class LogDetMinimizer:
         problem: an injective problem in the plane.
         prior: two round Gaussians of equal weight and covariance at m and -m, such as `two_bumps()`.
         whiten: whether W is the inverse of H, as in `train`; otherwise it is the identity.
-        spacing: distance of the Gaussians among the trial functions, in standard deviations of a bump.
+        spacing: distance of the Gaussians among the trial functions, in standard deviations of a bump, from 0.3 to 3.
 
     Attributes:
         value: the loss at the minimizer, taken at z = Hx: without the constant that the noise adds.
@@ -35,11 +36,14 @@ class LogDetMinimizer:
         coefficients: of the trial functions.
 
     Raises:
-        ValueError: if the problem or the prior is not of this kind, or `spacing` not positive.
+        TypeError: if `problem` is no `LinearProblem`.
+        ValueError: if the problem or the prior is not of this kind, the condition number of A is above 1e4, the bumps
+            are more than 10 standard deviations apart, or `spacing` is out of its range.
         ConvergenceError: if Newton's method did not arrive.
 
     Example:
-        >>> from invlib import LinearProblem, two_bumps
+        >>> from invlib import LinearProblem
+        >>> from invlib.testproblems import two_bumps
         >>> minimizer = LogDetMinimizer(LinearProblem(torch.eye(2), 0.3), two_bumps())
         >>> minimizer(torch.zeros(1, 2, dtype=torch.float64))[0].tolist()
         [[0.0, 0.0]]
@@ -49,6 +53,8 @@ class LogDetMinimizer:
         self, problem: LinearProblem, prior: GaussianMixture, *, whiten: bool = False, spacing: float = 0.68
     ) -> None:
         _check_bumps(problem, prior)
+        _checks.flag("whiten", whiten)
+        _check_spacing(spacing)
         h = problem.normal_operator
         self.metric = torch.linalg.inv(h) if whiten else torch.eye(2, dtype=torch.float64)
         self.start, self.mix = h @ self.metric @ h, torch.linalg.inv(h @ self.metric)
@@ -56,7 +62,7 @@ class LogDetMinimizer:
         self.tilt = bump / std**2
         along = bump / bump.norm()
         axes = torch.stack([along, torch.stack([-along[1], along[0]])])
-        step = _checks.positive("spacing", spacing) * std
+        step = spacing * std
         far = torch.arange(0, float(bump.norm()) + 4 * std, step, dtype=torch.float64)
         aside = 2 * step * torch.arange(-3, 4, dtype=torch.float64)
         self.centres = torch.cartesian_prod(far, aside) @ axes
@@ -68,24 +74,37 @@ class LogDetMinimizer:
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return phi(x), (B, n), and D phi(x), (B, n, n), for float64 points x of shape (B, n)."""
         _checks.vectors("x", x, 2)
+        if x.dtype != torch.float64 or x.ndim != 2:
+            raise ValueError(f"x must have shape (B, 2) and dtype float64, got {tuple(x.shape)} and {x.dtype}")
+        return self._at(x)
+
+    def _at(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self._combine(x, *self._trial_functions(x), self.coefficients)
 
-    def inverse(self, z: Tensor, near: Tensor) -> Tensor:
-        """Return phi^{-1}(z), (B, n), by a damped Newton method that starts at the points `near`, both float64.
+    def inverse(self, z: Tensor, guess: Tensor) -> Tensor:
+        """Return phi^{-1}(z), (B, n), by a damped Newton method that starts at the points `guess`, both float64.
 
         Raises:
+            ValueError: if `z` or `guess` is no finite float64 tensor of shape (B, n), or their shapes differ.
             ConvergenceError: if some point was not reached to rounding accuracy.
         """
-        _checks.vectors("z", z, 2)
+        for name, points in (("z", z), ("guess", guess)):
+            _checks.vectors(name, points, 2)
+            if points.dtype != torch.float64 or points.ndim != 2:
+                found = f"{tuple(points.shape)} and {points.dtype}"
+                raise ValueError(f"{name} must have shape (B, 2) and dtype float64, got {found}")
+        if guess.shape != z.shape:
+            raise ValueError(f"guess must have the shape of z, {tuple(z.shape)}, got {tuple(guess.shape)}")
 
-        def value(x: Tensor) -> Tensor:
-            return -0.5 * (self(x)[0] - z).square().sum(-1)
+        def value(x: Tensor, wanted: Tensor) -> Tensor:
+            return -0.5 * (self._at(x)[0] - wanted).square().sum(-1)
 
-        def derivatives(x: Tensor) -> tuple[Tensor, Tensor]:  # less a term that vanishes at the solution
-            image, jacobian = self(x)
-            return ((z - image).unsqueeze(-2) @ jacobian).squeeze(-2), -jacobian.mT @ jacobian
+        def derivatives(x: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+            image, jacobian = self._at(x)
+            slope = ((wanted - image).unsqueeze(-2) @ jacobian).squeeze(-2)
+            return slope, -jacobian.mT @ jacobian  # less a term that vanishes at the solution
 
-        x, settled = ascend(value, derivatives, near)
+        x, settled = maximize(value, derivatives, guess, data=(z,))
         if not bool(settled.all()):
             raise ConvergenceError(f"the inverse was not reached for {int((~settled).sum())} of {len(z)} data z")
         return x
@@ -112,7 +131,7 @@ class LogDetMinimizer:
             curvature = quadratic + variance * torch.einsum("q,qfij,qgji->fg", self.mass, relative, relative)
             return -slope[None], -curvature[None]
 
-        coefficients, settled = ascend(value, derivatives, torch.zeros_like(scale)[None])
+        coefficients, settled = maximize(value, derivatives, torch.zeros_like(scale)[None])
         if not bool(settled):
             raise ConvergenceError("the minimizer was not reached")
         return scale * coefficients[0], -float(value(coefficients))
@@ -151,15 +170,27 @@ def _half_plane(prior: GaussianMixture, axes: Tensor, std: float) -> tuple[Tenso
     return points[kept], mass[kept] / mass[kept].sum()
 
 
+def _check_spacing(spacing: float) -> None:
+    if not 0.3 <= _checks.positive("spacing", spacing) <= 3:
+        raise ValueError(f"spacing must lie between 0.3 and 3 standard deviations of a bump, got {spacing!r}")
+
+
 def _check_bumps(problem: LinearProblem, prior: GaussianMixture) -> None:
+    if not isinstance(problem, LinearProblem):
+        raise TypeError(f"problem must be a LinearProblem, got {problem!r}")
     if problem.dim != 2 or not problem.is_injective:
         raise ValueError(f"problem must be injective and in the plane, got {problem}")
+    if problem.singular_values[-1] < 1e-4 * problem.singular_values[0]:
+        raise ValueError(f"problem must have a condition number of at most 1e4, got {problem}")
     pair = isinstance(prior, GaussianMixture) and prior.means.shape == (2, 2) and bool(prior.means.any())
     if pair:
-        bumps = two_bumps(prior.means[0], float(prior.covariances[0, 0, 0].sqrt()))
+        bumps = two_bumps(prior.means[0].tolist(), float(prior.covariances[0, 0, 0].sqrt()))
         pair = all(
             torch.allclose(getattr(prior, name), getattr(bumps, name), rtol=1e-12)
             for name in ("weights", "means", "covariances")
         )
     if not pair:
         raise ValueError(f"prior must be two equal round Gaussians at m and -m in the plane, got {prior!r}")
+    distance = float(prior.means[0].norm() / prior.covariances[0, 0, 0].sqrt())
+    if distance > 5:
+        raise ValueError(f"prior must have bumps at most 10 standard deviations apart, got {2 * distance:g}")

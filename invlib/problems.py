@@ -1,7 +1,5 @@
 """Linear inverse problems y = A x + noise and their normal-equation data z = A* y: see `book/inverse-problems.md`."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -16,10 +14,10 @@ class LinearProblem:
 
     Args:
         operator: the forward operator A, (m, n).
-        noise_std: the noise standard deviation delta > 0, in the units of y.
+        noise_std: the noise standard deviation delta, between 1e-50 and 1e50, in the units of y.
 
     Raises:
-        ValueError: if `operator` is no finite matrix or `noise_std` is not a positive number.
+        ValueError: if `operator` is no finite matrix, or its singular values or `noise_std` leave their range.
 
     Example:
         >>> LinearProblem([[1.0, 0.0], [0.0, 0.5]], noise_std=0.1)
@@ -30,7 +28,11 @@ class LinearProblem:
         self.operator = _checks.as_float64("operator", operator)
         if self.operator.ndim != 2 or 0 in self.operator.shape:
             raise ValueError(f"operator must have shape (m, n), got {tuple(self.operator.shape)}")
-        self.noise_std = _checks.positive("noise_std", noise_std)
+        self.noise_std = _checks.scale("noise_std", noise_std)
+
+        size = float(self.operator.abs().max())
+        if size != 0 and not _checks.SCALES[0] <= size <= _checks.SCALES[1]:
+            raise ValueError(f"operator must be zero or have its largest entry between 1e-50 and 1e50, got {size:g}")
         self.singular_values = torch.linalg.svdvals(self.operator)
 
     def __repr__(self) -> str:
@@ -78,27 +80,3 @@ class LinearProblem:
         """Return z = A* y, (..., n), for y of shape (..., m)."""
         _checks.vectors("y", y, self.operator.shape[0])
         return y @ self.operator.to(y.dtype)
-
-
-def epsilon_problem(epsilon: float, noise_std: float, *, angle: float = 40.0) -> LinearProblem:
-    r"""Return the ill-conditioned problem of the book's experiments in the plane.
-
-    $A = V \,\mathrm{diag}(1, \varepsilon)\, V^*$ with $V = (v_1, v_2)$ orthogonal: the singular value 1 belongs to
-    $v_1 = (-\sin\alpha, \cos\alpha)$, and epsilon to the direction $v_2 = (\cos\alpha, \sin\alpha)$.
-
-    Args:
-        epsilon: the other singular value, positive.
-        noise_std: the noise standard deviation delta > 0.
-        angle: alpha, in degrees.
-
-    Raises:
-        ValueError: if an argument is not a finite number, or `epsilon` or `noise_std` not positive.
-
-    Example:
-        >>> epsilon_problem(0.125, noise_std=0.1)
-        LinearProblem(A: R^2 -> R^2, noise_std=0.1, singular values 1 ... 0.125)
-    """
-    alpha = float(_checks.as_float64("angle", angle)) * math.pi / 180
-    strong = torch.tensor([-math.sin(alpha), math.cos(alpha)], dtype=torch.float64)
-    weak = torch.tensor([math.cos(alpha), math.sin(alpha)], dtype=torch.float64)
-    return LinearProblem(strong.outer(strong) + _checks.positive("epsilon", epsilon) * weak.outer(weak), noise_std)

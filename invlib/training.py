@@ -80,8 +80,8 @@ def train(
 
     The optimizer is SOAP with a short memory, 5 % warm-up and a cosine decay to zero; the weights after the last 5 % of
     the steps are averaged. Many small batches find the way; in the second half, where the noise of the batches decides,
-    they are four times as large. Where the prior offers `transport`, the points are scrambled Sobol points, shifted at
-    random for each member; otherwise they come from `sample`.
+    they are four times as large. Where the prior offers `from_uniform`, the points are scrambled Sobol points, shifted
+    at random for each member; otherwise they come from `sample`.
 
     The approximation-type losses depend on the noise only through $E\|\varphi(x) - z\|^2 = E\|\varphi(x) - Hx\|^2 +
     \delta^2\,\mathrm{tr}\,H$. Their noise is averaged exactly: they are evaluated at z = Hx and the constant is added.
@@ -236,10 +236,10 @@ class _Sweep:
         E\langle s, Ws \rangle$. The mean needs the prior's score; it is taken over 2^16 quasi-random points.
         """
         minimum = self.noise
-        if self.name == "divergence" and hasattr(prior, "score") and hasattr(prior, "transport"):
+        if self.name == "divergence" and hasattr(prior, "score") and hasattr(prior, "from_uniform"):
             sobol = torch.quasirandom.SobolEngine(self.net.dim + 1, scramble=True, seed=0)
             uniform = sobol.draw(2**16, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
-            score = prior.score(prior.transport(uniform))
+            score = prior.score(prior.from_uniform(uniform))
             information = _trace(self.metric @ (score.mT @ score / len(score)))
             strength2 = self.strength.square()
             minimum = minimum - strength2 * _trace(self.metric @ self.normal) - 0.5 * strength2.square() * information
@@ -253,7 +253,7 @@ class _Sweep:
         # A* eta has the law of delta H^{1/2} (standard normal): the noise of z, whatever the size of y.
         values, vectors = torch.linalg.eigh(self.normal)
         noise_factor = self.noise_std[:, None, None] * vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
-        quasi_random = _quasi_random(prior, members, dim, generator) if hasattr(prior, "transport") else None
+        quasi_random = _quasi_random(prior, members, dim, generator) if hasattr(prior, "from_uniform") else None
 
         def draw(size: int) -> tuple[Tensor, Tensor]:
             if quasi_random is not None:
@@ -289,7 +289,7 @@ def _quasi_random(
     def draw(count: int) -> tuple[Tensor, Tensor]:
         uniform = (sequence.draw(count, dtype=torch.float64) + shifts) % 1.0
         uniform = uniform.clamp(1e-12, 1 - 1e-12)
-        return prior.transport(uniform[..., : dim + 1]), torch.special.ndtri(uniform[..., dim + 1 :])
+        return prior.from_uniform(uniform[..., : dim + 1]), torch.special.ndtri(uniform[..., dim + 1 :])
 
     return draw
 

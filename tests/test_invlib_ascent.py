@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from invlib.ascent import ascend
+from invlib.ascent import maximize
 
 Function = Callable[[Tensor], Tensor]
 
@@ -38,17 +38,17 @@ def test_a_quadratic_takes_one_step_and_another_to_notice():
     def bowl(x: Tensor) -> Tensor:
         return -0.5 * ((x - centre) @ matrix * (x - centre)).sum(-1)
 
-    points, settled = ascend(bowl, derivatives(bowl), starts, iterations=2)
+    points, settled = maximize(bowl, derivatives(bowl), starts, iterations=2)
     assert bool(settled.all())
     torch.testing.assert_close(points, centre.expand_as(points), rtol=1e-12, atol=1e-12)
-    assert not bool(ascend(bowl, derivatives(bowl), starts, iterations=1)[1].any())
+    assert not bool(maximize(bowl, derivatives(bowl), starts, iterations=1)[1].any())
 
 
 def test_every_start_reaches_a_peak_and_none_descends():
     """Also from places where the function is convex or a saddle, where a plain Newton step goes down."""
     starts = torch.from_numpy(oracles.grid(2, 1.9, 41)) + 0.003  # 0 is a saddle, which no step leaves
     starts = starts[camel(starts) > -6]
-    points, settled = ascend(camel, derivatives(camel), starts)
+    points, settled = maximize(camel, derivatives(camel), starts)
     assert bool(settled.all())
     slopes, hessians = derivatives(camel)(points)
     assert float(slopes.norm(dim=-1).max()) < 1e-10
@@ -65,7 +65,7 @@ def test_a_tail_without_curvature_is_climbed_by_short_steps():
     def hill(x: Tensor) -> Tensor:
         return -2 * torch.logaddexp(x, -x).sum(-1) - 0.01 * x.square().sum(-1)
 
-    points, settled = ascend(hill, derivatives(hill), torch.tensor([[300.0], [-40.0]], dtype=torch.float64))
+    points, settled = maximize(hill, derivatives(hill), torch.tensor([[300.0], [-40.0]], dtype=torch.float64))
     assert bool(settled.all())
     assert float(points.abs().max()) < 1e-9
 
@@ -74,7 +74,7 @@ def test_a_flat_peak_is_reached_to_the_root_of_the_rounding_error():
     def flat(x: Tensor) -> Tensor:
         return -x.square().sum(-1).square()
 
-    points, settled = ascend(flat, derivatives(flat), oracles.randn(50, 2, seed=4))
+    points, settled = maximize(flat, derivatives(flat), oracles.randn(50, 2, seed=4))
     assert bool(settled.all())
     assert float(points.abs().max()) < 1e-4
 
@@ -83,6 +83,6 @@ def test_a_region_that_is_not_a_number_is_not_entered():
     def barrier(x: Tensor) -> Tensor:
         return (x.log() - x).sum(-1)  # nan for x < 0, where the Newton step from x > 2 leads
 
-    points, settled = ascend(barrier, derivatives(barrier), torch.tensor([[3.0], [50.0]], dtype=torch.float64))
+    points, settled = maximize(barrier, derivatives(barrier), torch.tensor([[3.0], [50.0]], dtype=torch.float64))
     assert bool(settled.all())
     torch.testing.assert_close(points, torch.ones_like(points), rtol=1e-9, atol=0)

@@ -10,8 +10,7 @@ import torch
 import invlib
 from invlib import DensityPrior, GaussianMixture, IResNet, LinearProblem, LogisticPrior
 from invlib.activations import Activation
-from invlib.priors import two_bumps
-from invlib.problems import epsilon_problem
+from invlib.testproblems import epsilon_problem, two_bumps
 
 NAN, INF = float("nan"), float("inf")
 F64 = torch.float64
@@ -85,10 +84,10 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
     "sample negative": ("count", lambda: PRIOR.sample(-1)),
     "sample float": ("count", lambda: PRIOR.sample(2.5)),
     "sample bool": ("count", lambda: PRIOR.sample(True)),
-    "transport columns": ("uniform", lambda: PRIOR.transport(torch.full((4, 2), 0.5))),
-    "transport zero": ("uniform", lambda: PRIOR.transport(torch.zeros(4, 3))),
-    "transport one": ("uniform", lambda: PRIOR.transport(torch.ones(4, 3))),
-    "transport nan": ("uniform", lambda: PRIOR.transport(torch.full((4, 3), NAN))),
+    "from_uniform columns": ("uniform", lambda: PRIOR.from_uniform(torch.full((4, 2), 0.5))),
+    "from_uniform zero": ("uniform", lambda: PRIOR.from_uniform(torch.zeros(4, 3))),
+    "from_uniform one": ("uniform", lambda: PRIOR.from_uniform(torch.ones(4, 3))),
+    "from_uniform nan": ("uniform", lambda: PRIOR.from_uniform(torch.full((4, 3), NAN))),
     **{
         f"{method} {kind}": ("x", lambda method=method, bad=bad: getattr(PRIOR, method)(bad))
         for method in ("log_prob", "score", "hessian")
@@ -116,7 +115,10 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
         }.items()
     },
     **{
-        f"transport {kind} of {type(prior).__name__}": ("uniform", lambda bad=bad, prior=prior: prior.transport(bad))
+        f"from_uniform {kind} of {type(prior).__name__}": (
+            "uniform",
+            lambda bad=bad, prior=prior: prior.from_uniform(bad),
+        )
         for prior in (LOGISTIC, DENSITY)
         for kind, bad in {
             "columns": torch.full((4, 2), 0.5),
@@ -171,6 +173,37 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
     "measure integers": ("x", lambda: PROBLEM.measure(torch.zeros(4, 2, dtype=torch.long))),
     "normal_data columns": ("y", lambda: PROBLEM.normal_data(torch.zeros(4, 3))),
     "normal_data list": ("y", lambda: PROBLEM.normal_data([0.0, 0.0])),
+    **{
+        f"noise_std {bad!r:.20}": ("noise_std", lambda bad=bad: LinearProblem([[1.0]], bad))
+        for bad in (True, "0.1", 1j, None, 10**400, 1e160, 1e-300, np.bool_(True), np.str_("1"), torch.tensor(True))
+    },
+    **{
+        f"operator {kind}": ("operator", lambda bad=bad: LinearProblem(bad, 0.1))
+        for kind, bad in {
+            "huge": [[1e200]],
+            "tiny": [[1e-200]],
+            "true": [[True]],
+            "mixed with true": [[True, 0.5]],
+            "text": [["1"]],
+            "masked": np.ma.masked_array(np.eye(2), mask=np.eye(2)),
+            "half": torch.eye(2).half(),
+            "half array": np.eye(2, dtype=np.float16),
+            "device": torch.eye(2, device="meta"),
+            "sparse": torch.eye(2).to_sparse(),
+        }.items()
+    },
+    "scales huge": ("scales", lambda: LogisticPrior([1e308])),
+    "covariances huge": ("covariances", lambda: GaussianMixture([1.0], [[0.0]], [[[1e200]]])),
+    "means huge": ("means", lambda: GaussianMixture([1.0], [[1e150]], [[[1.0]]])),
+    "epsilon huge": ("epsilon", lambda: epsilon_problem(1e300, 0.1)),
+    "epsilon tiny": ("epsilon", lambda: epsilon_problem(1e-300, 0.1)),
+    "epsilon true": ("epsilon", lambda: epsilon_problem(True, 0.1)),
+    "angle list": ("angle", lambda: epsilon_problem(0.5, 0.1, angle=[1, 2])),
+    "angle text": ("angle", lambda: epsilon_problem(0.5, 0.1, angle="40")),
+    "angle true": ("angle", lambda: epsilon_problem(0.5, 0.1, angle=True)),
+    "two_bumps centre empty": ("centre", lambda: two_bumps([])),
+    "two_bumps std true": ("std", lambda: two_bumps(std=True)),
+    "map_estimate local": ("local", lambda: invlib.map_estimate(PROBLEM, PRIOR, X, local="yes")),
     # bayes
     **{
         f"{estimator.__name__} {kind} {type(prior).__name__}": (
@@ -190,6 +223,9 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
             "nan of": ("z", PROBLEM, torch.full((4, 2), NAN)),
             "list of": ("z", PROBLEM, [[0.0, 0.0]]),
             "problem dimension of": ("prior", PROBLEM_3D, torch.zeros(4, 3)),
+            "half precision of": ("z", PROBLEM, torch.zeros(4, 2).half()),
+            "huge data of": ("z", PROBLEM, torch.full((4, 2), 1e150, dtype=F64)),
+            "another device of": ("z", PROBLEM, torch.zeros(4, 2, device="meta")),
         }.items()
     },
     **{

@@ -14,6 +14,7 @@ import torch
 
 import invlib
 from invlib import drawing
+from invlib.testproblems import two_bumps
 
 EXTENT = (-1.0, 2.0, -0.5, 0.5)
 
@@ -44,6 +45,10 @@ def test_grid_lines_lie_at_the_multiples_of_the_spacing():
         ({"extent": EXTENT, "spacing": 0.0}, "spacing"),
         ({"extent": EXTENT, "spacing": float("nan")}, "spacing"),
         ({"extent": EXTENT, "spacing": 0.1, "points": 1}, "points"),
+        ({"extent": (-1e9, 1e9, -1e9, 1e9), "spacing": 0.5}, "spacing"),
+        ({"extent": EXTENT, "spacing": 1e-9}, "spacing"),
+        ({"extent": (0.1, 0.2, 0.1, 0.2), "spacing": 1.0}, "spacing"),
+        ({"extent": "abcd", "spacing": 1.0}, "extent"),
     ],
 )
 def test_bad_grids_are_refused(arguments, name):
@@ -68,8 +73,31 @@ def test_level_lines_enclose_the_stated_mass(axes):
 
 
 def test_filled_areas_come_one_for_each_mass(axes):
-    drawing.draw_density(axes, invlib.two_bumps().log_prob, (-3, 3, -3, 3), masses=(0.3, 0.8), resolution=41)
+    drawing.draw_density(axes, two_bumps().log_prob, (-3, 3, -3, 3), masses=(0.3, 0.8), resolution=41)
     assert len(axes.collections) == 2 + 1
+
+
+@pytest.mark.parametrize(
+    ("extent", "options", "name"),
+    [
+        ((3, -3, -3, 3), {}, "extent"),
+        ((1e6, 1e6 + 1, 1e200, 2e200), {}, "extent"),
+        ((-3, 3, -3, 3), {"masses": (0.0,)}, "masses"),
+        ((-3, 3, -3, 3), {"masses": (0.5, 1.0)}, "masses"),
+        ((-3, 3, -3, 3), {"masses": (-0.5,)}, "masses"),
+        ((-3, 3, -3, 3), {"masses": ()}, "masses"),
+        ((-3, 3, -3, 3), {"resolution": 1}, "resolution"),
+    ],
+)
+def test_bad_densities_are_refused(axes, extent, options, name):
+    with pytest.raises(ValueError, match=rf"^{name} must"):
+        drawing.draw_density(axes, lambda x: -x.square().sum(-1), extent, **options)
+
+
+@pytest.mark.parametrize("extent", [(1.0, 0.0, 0.0, 1.0), (0.0, 0.0, 0.0, 1.0), (), "abcd"])
+def test_bad_axes_are_refused(axes, extent):
+    with pytest.raises(ValueError, match=r"^extent must"):
+        drawing.square_axes(axes, extent)
 
 
 def test_arrows_have_their_true_length(axes):

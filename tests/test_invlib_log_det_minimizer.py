@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 import invlib
-from invlib import GaussianMixture, IResNet, LinearProblem, LogDetMinimizer, two_bumps
+from invlib import GaussianMixture, IResNet, LinearProblem
+from invlib.log_det_minimizer import LogDetMinimizer
+from invlib.testproblems import epsilon_problem, two_bumps
 
-PROBLEM = invlib.epsilon_problem(0.5, 0.3)
+PROBLEM = epsilon_problem(0.5, 0.3)
 IDENTITY = LinearProblem(torch.eye(2), 0.3)
+MINIMIZER = LogDetMinimizer(IDENTITY, two_bumps())
 
 
 def data(problem: LinearProblem, prior: GaussianMixture, count: int = 200) -> Tensor:
@@ -32,7 +35,7 @@ def output_score(minimizer: LogDetMinimizer, prior: GaussianMixture, x: Tensor) 
 def test_it_satisfies_the_equation_of_theorem_1_in_its_norm_and_not_in_the_other(std, whiten):
     """H x = z + delta^2 W^{-1} grad log q(z) at x = phi^{-1}(z): half a per cent of the last term."""
     prior = two_bumps((1.5 * std, 0.8 * std), std)
-    problem = invlib.epsilon_problem(0.5, 0.5 * std)
+    problem = epsilon_problem(0.5, 0.5 * std)
     minimizer, z, h = LogDetMinimizer(problem, prior, whiten=whiten), data(problem, prior), problem.normal_operator
     x = minimizer.inverse(z, invlib.posterior_mean(problem, prior, z))
     pull = problem.noise_std**2 * output_score(minimizer, prior, x)
@@ -62,8 +65,8 @@ def test_the_inverse_takes_newton_steps(monkeypatch):
     """H does not commute with D phi here: with any other matrix in the place of the Jacobian it takes far more."""
     prior = two_bumps()
     minimizer, x = LogDetMinimizer(PROBLEM, prior), prior.sample(40, generator=oracles.generator(3))
-    ascend = invlib.log_det_minimizer.ascend
-    monkeypatch.setattr(invlib.log_det_minimizer, "ascend", lambda *arguments: ascend(*arguments, iterations=10))
+    climb = invlib.log_det_minimizer.maximize
+    monkeypatch.setattr(invlib.log_det_minimizer, "maximize", lambda *a, **options: climb(*a, **options, iterations=10))
     torch.testing.assert_close(minimizer.inverse(minimizer(x)[0], 0 * x), x, rtol=1e-8, atol=1e-8)
 
 
@@ -72,7 +75,7 @@ def test_a_second_spacing_and_any_network_have_a_larger_loss():
     prior = two_bumps()
     exact, other = LogDetMinimizer(IDENTITY, prior), LogDetMinimizer(IDENTITY, prior, spacing=0.85)
     assert other.value == pytest.approx(exact.value, abs=1e-6 * 0.3**2)
-    x = prior.transport(
+    x = prior.from_uniform(
         torch.quasirandom.SobolEngine(3, scramble=True, seed=4).draw(4096, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
     )
     net = IResNet(2, dtype=torch.float64, generator=oracles.generator(5))
@@ -91,6 +94,16 @@ def test_a_second_spacing_and_any_network_have_a_larger_loss():
         ("prior", lambda: LogDetMinimizer(IDENTITY, oracles.random_mixture(2, 3, seed=7))),
         ("prior", lambda: LogDetMinimizer(IDENTITY, invlib.LogisticPrior([1.0, 1.0]))),
         ("spacing", lambda: LogDetMinimizer(IDENTITY, two_bumps(), spacing=0.0)),
+        ("problem", lambda: LogDetMinimizer(epsilon_problem(1e-9, 0.1), two_bumps())),
+        ("prior", lambda: LogDetMinimizer(IDENTITY, two_bumps((30.0, 0.0), std=0.5))),
+        ("spacing", lambda: LogDetMinimizer(IDENTITY, two_bumps(), spacing=0.05)),
+        ("spacing", lambda: LogDetMinimizer(IDENTITY, two_bumps(), spacing=True)),
+        ("whiten", lambda: LogDetMinimizer(IDENTITY, two_bumps(), whiten="no")),
+        *[
+            ("guess", lambda bad=bad: MINIMIZER.inverse(torch.zeros(1, 2, dtype=torch.float64), bad))
+            for bad in (torch.zeros(5, 2).double(), torch.zeros(1, 2), torch.zeros(2).double(), [[0.0, 0.0]])
+        ],
+        ("z", lambda: MINIMIZER.inverse(torch.zeros(2, dtype=torch.float64), torch.zeros(5, 2).double())),
         ("z", lambda: LogDetMinimizer(IDENTITY, two_bumps()).inverse(torch.full((1, 2), torch.nan), torch.zeros(1, 2))),
         ("x", lambda: LogDetMinimizer(IDENTITY, two_bumps())(torch.zeros(4, 3, dtype=torch.float64))),
     ],
@@ -103,8 +116,8 @@ def test_bad_input_is_named(name, make):
 def test_what_is_not_reached_raises(monkeypatch):
     """The iteration is cut after one step by hand: both places that climb must notice."""
     minimizer, ones = LogDetMinimizer(IDENTITY, two_bumps()), torch.ones(1, 2, dtype=torch.float64)
-    ascend = invlib.log_det_minimizer.ascend
-    monkeypatch.setattr(invlib.log_det_minimizer, "ascend", lambda *arguments: ascend(*arguments, iterations=1))
+    climb = invlib.log_det_minimizer.maximize
+    monkeypatch.setattr(invlib.log_det_minimizer, "maximize", lambda *a, **options: climb(*a, **options, iterations=1))
     with pytest.raises(invlib.ConvergenceError, match="minimizer was not reached"):
         LogDetMinimizer(IDENTITY, two_bumps())
     with pytest.raises(invlib.ConvergenceError, match="inverse was not reached for 1 of 1 data"):

@@ -5,7 +5,8 @@ import oracles
 import pytest
 import torch
 
-from invlib import LinearProblem, epsilon_problem
+from invlib import LinearProblem
+from invlib.testproblems import epsilon_problem
 
 SHAPES = [(1, 1), (2, 2), (2, 3), (3, 2), (5, 5), (1, 4), (6, 2)]
 
