@@ -92,6 +92,8 @@ def metric(value: Tensor, dim: int, members: int | None) -> Tensor:
 
 
 def _number(name: str, value: object) -> float:
+    if isinstance(value, (bool, np.bool_, str, bytes)):
+        raise ValueError(f"{name} must be a number, got {value!r}")
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError) as error:

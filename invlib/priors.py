@@ -38,7 +38,7 @@ class Prior(abc.ABC):
         r"""Return $\nabla^2 \log p(x)$, (..., n, n), for x of shape (..., n)."""
         return self._hessian(self._points(x)).to(x.dtype)
 
-    def transport(self, uniform: Tensor) -> Tensor:
+    def from_uniform(self, uniform: Tensor) -> Tensor:
         """Map points of the unit cube, (..., n + 1), to points of the prior, (..., n), float64.
 
         Uniform points become samples; low-discrepancy points (Sobol) become a quasi-random sample. A mixture chooses
@@ -50,7 +50,7 @@ class Prior(abc.ABC):
         _checks.vectors("uniform", uniform, self.dim + 1)
         if not bool(((uniform > 0) & (uniform < 1)).all()):
             raise ValueError("uniform must lie strictly between 0 and 1 in every entry")
-        return self._transport(uniform.to(torch.float64))
+        return self._from_uniform(uniform.to(torch.float64))
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw `count` independent points, (count, n), float64.
@@ -60,7 +60,7 @@ class Prior(abc.ABC):
         """
         _checks.count("count", count)
         uniform = torch.rand(count, self.dim + 1, dtype=torch.float64, generator=generator)
-        return self._transport(uniform.clamp(1e-15, 1 - 1e-15))
+        return self._from_uniform(uniform.clamp(1e-15, 1 - 1e-15))
 
     def _points(self, x: Tensor) -> Tensor:
         return _checks.vectors("x", x, self.dim).to(torch.float64)
@@ -75,7 +75,7 @@ class Prior(abc.ABC):
     def _hessian(self, x: Tensor) -> Tensor: ...
 
     @abc.abstractmethod
-    def _transport(self, uniform: Tensor) -> Tensor: ...
+    def _from_uniform(self, uniform: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class GaussianMixture(Prior):
     def _hessian(self, x: Tensor) -> Tensor:
         return self.components.score_and_hessian(x)[1]
 
-    def _transport(self, uniform: Tensor) -> Tensor:
+    def _from_uniform(self, uniform: Tensor) -> Tensor:
         chosen = torch.searchsorted(self.weights.cumsum(0)[:-1], uniform[..., 0].contiguous())
         normal = torch.special.ndtri(uniform[..., 1:]).unsqueeze(-1)
         return self.means[chosen] + (self.factors[chosen] @ normal).squeeze(-1)
@@ -255,7 +255,7 @@ class LogisticPrior(Prior):
         slope = torch.tanh(x / (2 * self.scales))
         return torch.diag_embed((slope.square() - 1) / (2 * self.scales**2))
 
-    def _transport(self, uniform: Tensor) -> Tensor:
+    def _from_uniform(self, uniform: Tensor) -> Tensor:
         return self.scales * torch.logit(uniform[..., 1:])
 
 
@@ -310,7 +310,7 @@ class DensityPrior(Prior):
     def _at_each(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return torch.func.vmap(function)(x.detach().reshape(-1, self.dim))
 
-    def _transport(self, uniform: Tensor) -> Tensor:
+    def _from_uniform(self, uniform: Tensor) -> Tensor:
         """Send each coordinate through the inverse of its (conditional) distribution function, from a fine table."""
         level = uniform.reshape(-1, self.dim + 1)
         marginal = self._density.reshape(len(self._axes[0]), -1).sum(1)

@@ -67,10 +67,10 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
     "sample negative": ("count", lambda: PRIOR.sample(-1)),
     "sample float": ("count", lambda: PRIOR.sample(2.5)),
     "sample bool": ("count", lambda: PRIOR.sample(True)),
-    "transport columns": ("uniform", lambda: PRIOR.transport(torch.full((4, 2), 0.5))),
-    "transport zero": ("uniform", lambda: PRIOR.transport(torch.zeros(4, 3))),
-    "transport one": ("uniform", lambda: PRIOR.transport(torch.ones(4, 3))),
-    "transport nan": ("uniform", lambda: PRIOR.transport(torch.full((4, 3), NAN))),
+    "transport columns": ("uniform", lambda: PRIOR.from_uniform(torch.full((4, 2), 0.5))),
+    "transport zero": ("uniform", lambda: PRIOR.from_uniform(torch.zeros(4, 3))),
+    "transport one": ("uniform", lambda: PRIOR.from_uniform(torch.ones(4, 3))),
+    "transport nan": ("uniform", lambda: PRIOR.from_uniform(torch.full((4, 3), NAN))),
     **{
         f"{method} {kind}": ("x", lambda method=method, bad=bad: getattr(PRIOR, method)(bad))
         for method in ("log_prob", "score", "hessian")
@@ -98,7 +98,7 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
         }.items()
     },
     **{
-        f"transport {kind} of {type(prior).__name__}": ("uniform", lambda bad=bad, prior=prior: prior.transport(bad))
+        f"transport {kind} of {type(prior).__name__}": ("uniform", lambda bad=bad, prior=prior: prior.from_uniform(bad))
         for prior in (LOGISTIC, DENSITY)
         for kind, bad in {
             "columns": torch.full((4, 2), 0.5),

@@ -72,7 +72,7 @@ def test_a_second_spacing_and_any_network_have_a_larger_loss():
     prior = two_bumps()
     exact, other = LogDetMinimizer(IDENTITY, prior), LogDetMinimizer(IDENTITY, prior, spacing=0.85)
     assert other.value == pytest.approx(exact.value, abs=1e-6 * 0.3**2)
-    x = prior.transport(
+    x = prior.from_uniform(
         torch.quasirandom.SobolEngine(3, scramble=True, seed=4).draw(4096, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
     )
     net = IResNet(2, dtype=torch.float64, generator=oracles.generator(5))

@@ -192,14 +192,14 @@ def test_transport_sends_each_stratum_to_its_component_by_the_normal_quantiles()
     expected = prior.means.numpy()[component] + np.einsum(
         "pij,pj->pi", factors[component], stats.norm.ppf(uniform[:, 1:])
     )
-    np.testing.assert_allclose(prior.transport(torch.from_numpy(uniform)).numpy(), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(prior.from_uniform(torch.from_numpy(uniform)).numpy(), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_transported_sobol_points_integrate_far_better_than_samples():
     """The error of their means is below a tenth of the standard error of as many independent samples."""
     prior = oracles.random_mixture(2, 2, seed=15)
     uniform = torch.quasirandom.SobolEngine(3, scramble=True, seed=1).draw(2**12, dtype=torch.float64)
-    error = prior.transport(uniform.clamp(1e-12, 1 - 1e-12)).mean(0) - prior.mean
+    error = prior.from_uniform(uniform.clamp(1e-12, 1 - 1e-12)).mean(0) - prior.mean
     standard_error = (prior.covariance.diagonal() / 2**12).sqrt()
     assert float((error / standard_error).abs().max()) < 0.1
 
@@ -207,14 +207,14 @@ def test_transported_sobol_points_integrate_far_better_than_samples():
 @pytest.mark.parametrize("shape", [(), (5,), (2, 5)])
 def test_transport_keeps_leading_dimensions_and_accepts_one_component_and_float32(shape):
     prior = oracles.random_mixture(2, 1, seed=16)
-    assert prior.transport(torch.full((*shape, 3), 0.5)).shape == (*shape, 2)
-    torch.testing.assert_close(prior.transport(torch.full((*shape, 3), 0.5)), prior.means[0].expand(*shape, 2))
+    assert prior.from_uniform(torch.full((*shape, 3), 0.5)).shape == (*shape, 2)
+    torch.testing.assert_close(prior.from_uniform(torch.full((*shape, 3), 0.5)), prior.means[0].expand(*shape, 2))
 
 
 def test_transport_of_extreme_uniform_points_is_finite():
     prior = oracles.random_mixture(2, 3, seed=17)
     uniform = torch.tensor([[1e-12] * 3, [1 - 1e-12] * 3], dtype=torch.float64)
-    assert bool(torch.isfinite(prior.transport(uniform)).all())
+    assert bool(torch.isfinite(prior.from_uniform(uniform)).all())
 
 
 @pytest.mark.parametrize("convert", [np.array, torch.tensor], ids=["numpy", "torch"])

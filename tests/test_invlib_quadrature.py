@@ -254,7 +254,7 @@ def test_samples_of_a_logistic_prior_follow_the_logistic_distribution():
 
 def test_transport_of_a_logistic_prior_inverts_its_distribution_function():
     level = torch.linspace(1e-6, 1 - 1e-6, 1001, dtype=F64)
-    x = LOGISTIC.transport(torch.stack([torch.full_like(level, 0.3), level, level], dim=-1))
+    x = LOGISTIC.from_uniform(torch.stack([torch.full_like(level, 0.3), level, level], dim=-1))
     assert bool((x.diff(dim=0) > 0).all())
     for i, s in enumerate(SCALES):
         np.testing.assert_allclose(stats.logistic(scale=s).cdf(x[:, i].numpy()), level.numpy(), rtol=1e-9)
@@ -456,7 +456,7 @@ def test_transport_of_a_density_is_monotone_and_stays_in_the_box(dim):
     for column in range(1, dim + 1):
         moved = uniform.clone()
         moved[:, column] = level
-        x = prior.transport(moved)
+        x = prior.from_uniform(moved)
         assert bool((x[:, column - 1].diff() > 0).all())
         assert bool(((x >= prior.box[0]) & (x <= prior.box[1])).all())
     assert torch.equal(prior.sample(9, generator=oracles.generator(1)), prior.sample(9, generator=oracles.generator(1)))
