@@ -63,10 +63,7 @@ class Objective:
 
     def priors(self, prior: object) -> list[Sampler]:
         """Return the prior of each member."""
-        if isinstance(prior, (list, tuple)):
-            priors = list(prior)
-        else:
-            priors = [prior] * self.count
+        priors = list(prior) if isinstance(prior, (list, tuple)) else [prior] * self.count
         if len(priors) != self.count:
             raise ValueError(f"prior must be one, or one for each of the {self.count} members, got {len(priors)}")
 

@@ -278,7 +278,7 @@ def _sobol(dim: int, seed: int) -> torch.quasirandom.SobolEngine:
 
 def _quasi_priors(prior: object, members: int | None) -> list[QuasiPrior]:
     """One prior, or one for each member."""
-    priors = list(prior) if isinstance(prior, (list, tuple)) else [prior]
+    priors: list[Any] = list(prior) if isinstance(prior, (list, tuple)) else [prior]
     if isinstance(prior, (list, tuple)) and len(priors) != members:
         raise ValueError(f"prior must be one, or one for each of the {members} members, got {len(priors)}")
     for each in priors:

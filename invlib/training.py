@@ -157,6 +157,7 @@ def train(
     """
     _refuse_inference_mode()
     _checks.count("batch_size", batch_size)
+    _check_generator(generator)
     objective = Objective(net, problem, loss, strength, whiten)
     priors = objective.priors(prior)
     factors = checked_rates(learning_rate, schedule, steps)
@@ -172,7 +173,8 @@ def train(
         x, z = objective.data(*source.draw_with_noise(size))
         return objective.loss(x, z, generator)
 
-    settings = {"batch_size": batch_size, "prior": [type(p).__qualname__ for p in priors], **objective.settings()}
+    kinds = [type(each).__qualname__ for each in priors]
+    settings = {**objective.settings(), "batch_size": batch_size, "prior": kinds}
     file = _checkpoint(checkpoint, checkpoint_every, settings, generator, source)
     work = batch_size * sum(parameter.numel() for parameter in net.parameters())
     return _run(
@@ -245,6 +247,7 @@ def minimize(
         True
     """
     _refuse_inference_mode()
+    _check_generator(generator)
     check_network(net, mixed=True)
     if not callable(loss):
         raise TypeError(f"loss must be a function of the number of the step, got {loss!r}")
@@ -344,6 +347,11 @@ def _refuse_inference_mode() -> None:
         raise ValueError("a training must run outside of torch.inference_mode, in which there are no gradients")
 
 
+def _check_generator(generator: object) -> None:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
+
+
 def _checkpoint(
     path: object,
     every: object,
@@ -352,8 +360,6 @@ def _checkpoint(
     sampler: Stateful | None,
 ) -> Checkpoint | None:
     every = _checks.count("checkpoint_every", every)
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
     if path is None:
         return None
 
