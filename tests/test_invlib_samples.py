@@ -46,7 +46,7 @@ def test_epochs_continue_from_a_saved_state():
     other = Epochs(POINTS, other_generator)
     other.load_state_dict(state)
     assert torch.equal(other.draw(20), expected)
-    with pytest.raises(ValueError, match="^state must belong to 9 points"):
+    with pytest.raises(ValueError, match=r"^state must belong to 9 points"):
         Epochs(POINTS[:9]).load_state_dict(state)
 
 
@@ -143,5 +143,5 @@ def test_a_sequence_continues_from_a_saved_state(members, drawn):
 
 
 def test_a_state_of_other_members_is_refused():
-    with pytest.raises(ValueError, match="^state must have shifts"):
+    with pytest.raises(ValueError, match=r"^state must have shifts"):
         QuasiRandom(PRIOR, seed=0, members=2).load_state_dict(QuasiRandom(PRIOR, seed=0).state_dict())
