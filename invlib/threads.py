@@ -14,8 +14,8 @@ from invlib import _checks
 SMALL_WORK = 10_000_000
 """Multiply-adds of one evaluation below which there is one thread: between sweeps of 8 and of 32 default networks.
 
-On two cores of which one was busy, a second thread made the steps of an `IResNet` slower by the factors 1.7 at 3 million,
-1.8 at 8 million, and 1.4 at 30 million. It can help where there is more work than that and cores are idle.
+On two cores of which one was busy, a second thread made the steps of an `IResNet` slower by the factors 1.7 at 3
+million, 1.8 at 8 million, and 1.4 at 30 million. It can help where there is more work than that and cores are idle.
 """
 
 

@@ -168,7 +168,7 @@ def test_a_closure_is_evaluated_and_its_loss_returned():
         loss.backward()
         return loss
 
-    assert float(optimizer.step(closure)) == pytest.approx(float(plain.detach().square().sum()))
+    assert optimizer.step(closure).item() == pytest.approx(plain.detach().square().sum().item())
     other = SOAP([plain], lr=0.1)
     plain.square().sum().backward()
     assert other.step() is None
