@@ -179,7 +179,7 @@ def trace(matrices: Tensor) -> Tensor:
 def mean_square_score(prior: ScoredPrior) -> Tensor:
     """E s s* of the score s of a prior, (n, n), float64, over quasi-random points, in chunks."""
     dim = prior.dim
-    points = quasi_sample(prior, _capped(MOST_POINTS, 2**30, dim), seed=0)
+    points = quasi_sample(prior, _capped(MOST_POINTS, 2**26, dim), seed=0)
     total = torch.zeros(dim, dim, dtype=torch.float64)
     for chunk in torch.split(points, _chunk(dim)):
         score = prior.score(chunk)
@@ -199,14 +199,14 @@ def _negative_share(prior: ScoredPrior, normal: Tensor, strength: float) -> floa
 
 
 def _capped(most: int, work: int, dim: int) -> int:
-    """A power of two: the number of points for which n^2 numbers each stay within `work`, between 2^6 and `most`."""
+    """A power of two: the number of points for which n^2 numbers each stay within `work`, between 2^8 and `most`."""
     within: int = 2 ** int(math.log2(work / dim**2)) if work > dim**2 else 1
-    return min(most, max(2**6, within))
+    return min(most, max(2**8, within))
 
 
 def _chunk(dim: int) -> int:
-    """The number of points with 2^24 numbers, n^2 for each."""
-    return max(16, 2**24 // dim**2)
+    """The number of points with 2^22 numbers, n^2 for each."""
+    return max(16, 2**22 // dim**2)
 
 
 def _covariance(prior: object, dim: int) -> Tensor | None:
