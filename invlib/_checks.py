@@ -209,7 +209,7 @@ def metric(value: Tensor, dim: int, batch: tuple[int, ...]) -> Tensor:
     if value.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"metric must be float32 or float64, got {value.dtype}")
     matrix = finite("metric", value.detach())
-    tolerance = 100 * torch.finfo(value.dtype).eps * float(matrix.abs().max())
+    tolerance = torch.finfo(value.dtype).eps ** 0.5 * float(matrix.abs().max())
     if float((matrix - matrix.mT).abs().max()) > tolerance:
         raise ValueError(f"metric must be symmetric, got {matrix.tolist()}")
     if bool((torch.linalg.cholesky_ex(matrix).info > 0).any()):

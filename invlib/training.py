@@ -1,126 +1,198 @@
 """Training of networks and of whole sweeps in one batch: see `book/performance.md`, `book/noise-levels.md`."""
 
-import ctypes
 import math
-import sys
-import time
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol, get_args
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
-from tqdm.auto import tqdm
 
 from invlib import _checks
-from invlib.losses import approximation_loss, divergence_loss, log_det_loss, reconstruction_loss
-from invlib.dense import IResNet
+from invlib.checkpoint import Checkpoint, Stateful
+from invlib.history import History, TrainingError, TrainingStep
+from invlib.loop import AVERAGED, Callback, Loop, Optimizer, Schedule, Validation, checked_rates
+from invlib.objective import Loss, Objective, Strategy, check_network
 from invlib.optimizers import SOAP
 from invlib.problems import LinearProblem
+from invlib.samples import Samples
+from invlib.sampling import Sampler, batches
+from invlib.targets import Target, warn_if_out_of_reach
+from invlib.threads import one_thread_if_small
 
-AVERAGED = 0.05
-"""The share of the steps, at the end of a training, whose weights are averaged."""
+__all__ = [
+    "AVERAGED",
+    "Callback",
+    "History",
+    "Loss",
+    "Optimizer",
+    "Sampler",
+    "Schedule",
+    "Strategy",
+    "TrainingError",
+    "TrainingStep",
+    "minimize",
+    "train",
+    "warm_up_and_cosine",
+]
 
-Strategy = Literal["approximation", "reconstruction", "log_det", "divergence"]
 
+def warm_up_and_cosine(step: int, steps: int, warm_up: float = 0.05) -> float:
+    """Return the learning rate as a fraction of its peak: a linear rise, then half a cosine down to zero.
 
-class Sampler(Protocol):
-    """Anything that can draw samples of x: a prior, or a set of data."""
+    Args:
+        step: the number of steps done.
+        steps: the number of all steps.
+        warm_up: the share of the rise.
 
-    def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw `count` independent points, (count, n)."""
-
-
-class TrainingError(RuntimeError):
-    """The loss became infinite or not a number."""
-
-
-@dataclass(frozen=True)
-class History:
-    """What happened during training.
-
-    Attributes:
-        loss: (steps,), or (steps, E) with members: the loss of each batch.
-        minimum: the infimum of the loss over all maps, a float or (E,), where it is known; otherwise None.
-        learning_rate: (steps,).
-        seconds: wall-clock time of the whole training.
+    Example:
+        >>> [round(warm_up_and_cosine(step, 100), 2) for step in (0, 4, 50, 99)]
+        [0.2, 1.0, 0.54, 0.0]
     """
-
-    loss: Tensor
-    minimum: float | Tensor | None
-    learning_rate: Tensor
-    seconds: float
-
-    @property
-    def excess(self) -> Tensor | None:
-        """The loss above its minimum: half the mean square distance to the minimizer, up to sampling; None if unknown.
-
-        Single batches may come out below zero.
-        """
-        return None if self.minimum is None else self.loss - self.minimum
+    done = step / steps
+    decay = 0.5 * (1 + math.cos(math.pi * max(0.0, (done - warm_up) / (1 - warm_up))))
+    return min(1.0, (step + 1) / (warm_up * steps)) * decay
 
 
 def train(
-    net: IResNet,
+    net: nn.Module,
     problem: LinearProblem | Sequence[LinearProblem],
-    prior: Sampler,
-    loss: Strategy,
+    prior: Sampler | Sequence[Sampler],
+    loss: Strategy | Loss = "divergence",
     *,
     strength: float | Sequence[float] | None = None,
     steps: int = 2000,
     batch_size: int = 256,
     learning_rate: float = 6e-2,
+    optimizer: Optimizer = SOAP,
+    schedule: Schedule = warm_up_and_cosine,
     whiten: bool = False,
+    callback: Callback | None = None,
+    patience: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 100,
     generator: torch.Generator | None = None,
+    threads: int | None = None,
     progress: bool = False,
 ) -> History:
-    r"""Train `net` in place with one of the four strategies and return the history.
+    r"""Train `net` in place, with one of the four strategies or a loss of your own, and return the history.
 
     The optimizer is SOAP with a short memory, 5 % warm-up and a cosine decay to zero; the weights after the last 5 % of
     the steps are averaged. Many small batches find the way; in the second half, where the noise of the batches decides,
     they are four times as large. Where the prior offers `from_uniform`, the points are scrambled Sobol points, shifted
-    at random for each member; otherwise they come from `sample`.
+    at random for each member; from `Samples` come minibatches without replacement; otherwise points come from `sample`.
 
     The approximation-type losses depend on the noise only through $E\|\varphi(x) - z\|^2 = E\|\varphi(x) - Hx\|^2 +
     \delta^2\,\mathrm{tr}\,H$. Their noise is averaged exactly: they are evaluated at z = Hx and the constant is added.
 
+    *Stops.* `callback` and `patience` can end a training early, and so does Ctrl-C: the weights so far are kept, and
+    `history.stopped` says why. With `Samples(..., held_out=share)` the weights with the least loss on the points held
+    out are kept (one moment for all members: the mean of their losses decides).
+
+    *Going on.* With `checkpoint=path`, the same call continues a training that was stopped or killed, with the same
+    result, bit for bit, as if it had never been interrupted. Do not call `train` again and again instead: each call
+    rises to the peak of the learning rate anew, where the gain of the small rates before is lost, and its optimizer has
+    forgotten the gradients. Four calls of 100 steps ended twice as far from the minimizer as one of 400; the schedule
+    and the optimizer have about equal shares in this.
+
     Args:
-        net: the network, or an ensemble with `members=E`.
+        net: the network, or an ensemble with `members=E`: any module with `net(x)`, for reconstruction also
+            `net.inverse(z, ...)`; see the losses for what they use where it is there.
         problem: one problem, or one for each member.
-        prior: the distribution of x; anything with `sample(count, generator=...)`.
-        loss: "approximation", "reconstruction", "log_det" or "divergence".
+        prior: the distribution of x; anything with `sample(count, generator=...)`, or one for each member.
+        loss: "approximation", "reconstruction", "log_det" or "divergence"; or a function of net, x and z that returns
+            a scalar, or (E,) with members. x and noisy data z are (B, n), or (E, B, n) with members.
         strength: the regularization strength, one number or one for each member; None means `noise_std`. Only the two
             regularized losses use it.
         steps: number of gradient steps.
         batch_size: points in each step of the first half, for each member; in the second half four times as many.
         learning_rate: its peak.
+        optimizer: called as `optimizer(parameters, lr=learning_rate)`, such as `torch.optim.Adam`.
+        schedule: the learning rate in step 0, 1, ... as a fraction of its peak, a function of the step and the number
+            of steps.
         whiten: measure the forward misfit in the norm of $H^{-1}$, in which the noise of z is white. Approximation and
             divergence keep their minimizers; together with `output_operator=A*` this is the y-form, which trains far
             better where H has small eigenvalues. For the log-determinant it puts an H in front of the score, as in
             Lemma 1(c). It does not touch the reconstruction loss.
-        generator: for every random draw.
-        progress: show a progress bar.
+        callback: sees a `TrainingStep` after each step; if it returns True, the training stops.
+        patience: stop when the loss on the points held out has not become better for so many steps.
+        checkpoint: a file to write to, and to continue from if it exists.
+        checkpoint_every: steps between two writes; one more at the end and at a stop. Ctrl-C in the middle of an update
+            of the weights goes back to the last write.
+        generator: for every random draw. None means torch's global generator (which a training that is continued
+            sets back to where it was).
+        threads: how many threads torch uses during the training; None means one for small work and as many as now for
+            large sweeps. The setting of the process is restored.
+        progress: show a progress bar; where the standard error stream is a file, a line every few seconds.
 
     Raises:
         ValueError: if an argument does not fit, names the argument.
-        TrainingError: if the loss is not finite.
+        TypeError: if an argument is of a wrong kind, names the argument.
+        TrainingError: if the loss is not finite. The network then has the last weights for which it was, and the error
+            has the history so far.
+
+    Warns:
+        ReachWarning: if the minimizer of the loss has slopes that the network cannot have.
+
+    Example:
+        >>> from invlib import GaussianMixture, IResNet
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> prior = GaussianMixture([0.5, 0.5], [[0.8, 0.5], [-0.8, -0.5]], torch.eye(2).repeat(2, 1, 1) / 4)
+        >>> problem = LinearProblem([[1.0, 0.0], [0.0, 0.7]], noise_std=0.3)
+        >>> net = IResNet(2, blocks=2, width=8, generator=generator)
+        >>> history = train(net, problem, prior, "divergence", steps=20, generator=generator)
+        >>> history.loss.shape, history.stopped
+        (torch.Size([20]), None)
+
+        A loss of one's own, another optimizer, and a callback that stops after ten steps:
+
+        >>> def robust(net, x, z):
+        ...     return torch.nn.functional.huber_loss(net(x), z)
+        >>> history = train(
+        ...     net, problem, prior, robust, steps=20, optimizer=torch.optim.Adam, learning_rate=1e-3,
+        ...     callback=lambda now: now.step == 10, generator=generator,
+        ... )
+        >>> len(history.loss), history.stopped
+        (10, 'callback')
     """
+    _refuse_inference_mode()
     _checks.count("batch_size", batch_size)
-    if not hasattr(prior, "sample"):
-        raise ValueError(f"prior must have a method sample(count, generator=...), got {prior!r}")
-    if getattr(prior, "dim", net.dim) != net.dim:
-        raise ValueError(f"prior must live on R^{net.dim}, the space of net, got {prior!r}")
-    sweep = _Sweep(net, problem, strength, loss, whiten)
-    draw = sweep.sampler(prior, generator)
+    _check_generator(generator)
+    objective = Objective(net, problem, loss, strength, whiten)
+    priors = objective.priors(prior)
+    factors = checked_rates(learning_rate, schedule, steps)
+    target = objective.target(priors)
+    if target is not None:
+        warn_if_out_of_reach(net, target)
+
+    source = batches(priors, objective.dim, generator)
+    validation = _validation(objective, priors, batch_size, steps, patience)
 
     def batch_loss(step: int) -> Tensor:
-        x, z = draw(batch_size if 2 * step < steps else 4 * batch_size)
-        return sweep.loss(x, z, generator)
+        size = batch_size if 2 * step < steps else 4 * batch_size
+        x, z = objective.data(*source.draw_with_noise(size))
+        return objective.loss(x, z, generator)
 
-    history = minimize(net, batch_loss, steps, learning_rate=learning_rate, name=f"the {loss} loss", progress=progress)
-    return replace(history, minimum=sweep.minimum(prior))
+    kinds = [type(each).__qualname__ for each in priors]
+    settings = {**objective.settings(), "batch_size": batch_size, "prior": kinds}
+    file = _checkpoint(checkpoint, checkpoint_every, settings, generator, source)
+    work = batch_size * sum(parameter.numel() for parameter in net.parameters())
+    return _run(
+        net,
+        batch_loss,
+        factors,
+        optimizer,
+        schedule,
+        work=work,
+        threads=threads,
+        name=objective.description,
+        callback=callback,
+        validation=validation,
+        checkpoint=file,
+        target=target,
+        progress=progress,
+    )
 
 
 def minimize(
@@ -129,177 +201,209 @@ def minimize(
     steps: int,
     *,
     learning_rate: float = 6e-2,
+    optimizer: Optimizer = SOAP,
+    schedule: Schedule = warm_up_and_cosine,
+    callback: Callback | None = None,
+    held_out: Callable[[], Tensor] | None = None,
+    patience: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 100,
+    generator: torch.Generator | None = None,
+    sampler: Stateful | None = None,
+    threads: int | None = None,
     name: str = "the loss",
     progress: bool = False,
 ) -> History:
-    """Minimize any loss over the parameters of `net`, in place, by the method of `train`.
+    """Minimize any loss over the parameters of any module, in place, by the method of `train`.
 
     Args:
-        net: the network.
+        net: the module.
         loss: the loss of a step, given its number: a scalar, or (E,) for members that do not share parameters.
         steps: number of gradient steps.
         learning_rate: its peak.
+        optimizer: as for `train`.
+        schedule: as for `train`.
+        callback: as for `train`.
+        held_out: the loss on points that are held out; if given, the weights with the least one are kept.
+        patience: as for `train`; needs `held_out`.
+        checkpoint: as for `train`.
+        checkpoint_every: as for `train`.
+        generator: the one that `loss` draws from, saved in the checkpoint; nothing else is done with it.
+        sampler: what `loss` takes its points from (such as `QuasiRandom`), saved in the checkpoint.
+        threads: as for `train`; the work of a step is taken to be that of a batch of 256.
         name: of the loss, for the progress bar and for errors.
         progress: show a progress bar.
 
     Raises:
-        ValueError: if `steps` is not a positive integer or `learning_rate` not a positive number.
+        ValueError: if an argument does not fit, or the loss is no scalar and not (E,); names it.
+        TypeError: if an argument is of a wrong kind, names it.
         TrainingError: if the loss is not finite.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 1)
+        >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> y = torch.tensor([[1.0], [2.0], [3.0]])
+        >>> history = minimize(layer, lambda step: (layer(x) - y).square().mean(), 300)
+        >>> bool(history.loss[-1] < 1e-3)
+        True
     """
-    _checks.count("steps", steps)
-    rates = [
-        _checks.positive("learning_rate", learning_rate) * _warm_up_and_cosine(step, steps) for step in range(steps)
-    ]
-    optimizer, average, losses = SOAP(net.parameters(), lr=learning_rate), AveragedModel(net), []
-    _keep_freed_memory()
-    start = time.perf_counter()
-    for step, rate in enumerate(tqdm(rates, desc=name, disable=not progress)):
-        try:
-            value = loss(step)
-        except torch.linalg.LinAlgError as error:  # the parameters are no longer finite
-            raise TrainingError(f"{name} could not be computed after {step} steps") from error
-        if not bool(torch.isfinite(value).all()):
-            raise TrainingError(f"{name} became {value.tolist()} after {step} steps")
-        optimizer.zero_grad()
-        value.sum().backward()
-        optimizer.param_groups[0]["lr"] = rate
-        optimizer.step()
-        losses.append(value.detach())
-        if step + 1 > (1 - AVERAGED) * steps:
-            average.update_parameters(net)
-    net.load_state_dict(average.module.state_dict())
-    return History(torch.stack(losses), None, torch.tensor(rates), time.perf_counter() - start)
+    _refuse_inference_mode()
+    _check_generator(generator)
+    check_network(net, mixed=True)
+    if not callable(loss):
+        raise TypeError(f"loss must be a function of the number of the step, got {loss!r}")
+    factors = checked_rates(learning_rate, schedule, steps)
+    file = _checkpoint(checkpoint, checkpoint_every, {"loss": name}, generator, sampler)
+    work = 256 * sum(parameter.numel() for parameter in net.parameters())
+    return _run(
+        net,
+        loss,
+        factors,
+        optimizer,
+        schedule,
+        work=work,
+        threads=threads,
+        name=name,
+        callback=callback,
+        validation=_checked_validation(held_out, steps, patience),
+        checkpoint=file,
+        target=None,
+        progress=progress,
+    )
 
 
-def _keep_freed_memory() -> None:
-    """Ask the C library of Linux to keep up to 1 GiB of freed memory for this process.
+def _run(
+    net: nn.Module,
+    loss: Callable[[int], Tensor],
+    rates: tuple[float, list[float]],
+    optimizer: Optimizer,
+    schedule: Schedule,
+    *,
+    work: float,
+    threads: int | None,
+    name: str,
+    callback: Callback | None,
+    validation: Validation | None,
+    checkpoint: Checkpoint | None,
+    target: Target | None,
+    progress: object,
+) -> History:
+    """The part that `train` and `minimize` have in common."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function of a TrainingStep, got {callback!r}")
+    if not isinstance(progress, bool):
+        raise ValueError(f"progress must be True or False, got {progress!r}")
 
-    A step frees all that it allocates. The library would return large pieces to the system, which has to clear the same
-    pages again for the next step: a fifth of the time of a sweep.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            mallopt(option, 2**30)
-
-
-def _warm_up_and_cosine(step: int, steps: int, warm_up: float = 0.05) -> float:
-    """The learning rate as a fraction of its peak."""
-    done = step / steps
-    decay = 0.5 * (1 + math.cos(math.pi * max(0.0, (done - warm_up) / (1 - warm_up))))
-    return min(1.0, (step + 1) / (warm_up * steps)) * decay
-
-
-class _Sweep:
-    """The loss and the data of every member: what differs between them is stacked, E = 1 for a single network."""
-
-    def __init__(self, net: IResNet, problem: object, strength: object, loss: str, whiten: bool) -> None:
-        if loss not in get_args(Strategy):
-            raise ValueError(f"loss must be one of {', '.join(get_args(Strategy))}, got {loss!r}")
-        whiten = whiten and loss != "reconstruction"
-        problems = _per_member("problem", problem, LinearProblem, net)
-        for p in problems:
-            if p.dim != net.dim:
-                raise ValueError(f"problem must act on R^{net.dim}, the space of net, got R^{p.dim}")
-            if whiten and not p.is_injective:
-                raise ValueError(f"whiten must be False for an operator that is not injective, got {p}")
-        self.net, self.name = net, loss
-        self.noise_std = torch.tensor([p.noise_std for p in problems], dtype=torch.float64)
-        strengths = (
-            self.noise_std.tolist() if strength is None else _per_member("strength", strength, (int, float), net)
+    learning_rate, factors = rates
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    built = _built(optimizer, parameters, learning_rate)
+    if checkpoint is not None:
+        checkpoint.settings.update(
+            steps=len(factors),
+            learning_rate=learning_rate,
+            optimizer=type(built).__qualname__,
+            schedule=getattr(schedule, "__qualname__", type(schedule).__qualname__),
+            shapes=[list(parameter.shape) for parameter in parameters],
+            dtypes=[str(parameter.dtype) for parameter in parameters],
         )
-        self.strength = torch.tensor([_checks.positive("strength", s) for s in strengths], dtype=torch.float64)
-        self.normal = torch.stack([p.normal_operator for p in problems])
-        identity = torch.eye(net.dim, dtype=torch.float64).expand_as(self.normal)
-        self.metric = torch.linalg.inv(self.normal) if whiten else identity
-        self.noise = 0.5 * self.noise_std**2 * _trace(self.metric @ self.normal)  # E |A* eta|_W^2 / 2
-        self.options = {"metric": self._like_net(self.metric)} if whiten else {}
 
-    def _like_net(self, value: Tensor) -> Tensor:
-        value = value.to(self.net.weights[0])
-        return value if self.net.members is not None else value[0]
-
-    def loss(self, x: Tensor, z: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The loss of a batch, a scalar or (E,), with the constant that the exact average over the noise adds."""
-        if self.name == "reconstruction":
-            return reconstruction_loss(self.net, x, z)
-        noise, strength = self._like_net(self.noise), self._like_net(self.strength)
-        if self.name == "approximation":
-            return approximation_loss(self.net, x, z, **self.options) + noise
-        loss = log_det_loss if self.name == "log_det" else divergence_loss
-        return loss(self.net, x, z, strength, generator=generator, **self.options) + noise
-
-    def minimum(self, prior: Sampler) -> float | Tensor | None:
-        r"""The optimal value, where Theorem 2 or the approximation loss gives it.
-
-        For the divergence it is the noise constant less $\hat\delta^2 \mathrm{tr}(WH) + \tfrac12\hat\delta^4
-        E\langle s, Ws \rangle$. The mean needs the prior's score; it is taken over 2^16 quasi-random points.
-        """
-        minimum = self.noise
-        if self.name == "divergence" and hasattr(prior, "score") and hasattr(prior, "from_uniform"):
-            sobol = torch.quasirandom.SobolEngine(self.net.dim + 1, scramble=True, seed=0)
-            uniform = sobol.draw(2**16, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
-            score = prior.score(prior.from_uniform(uniform))
-            information = _trace(self.metric @ (score.mT @ score / len(score)))
-            strength2 = self.strength.square()
-            minimum = minimum - strength2 * _trace(self.metric @ self.normal) - 0.5 * strength2.square() * information
-        elif self.name != "approximation":
-            return None
-        return minimum if self.net.members is not None else float(minimum)
-
-    def sampler(self, prior: Sampler, generator: torch.Generator | None) -> Callable[[int], tuple[Tensor, Tensor]]:
-        """Return a function that draws points x and data z of the network's shape, (size, n) or (E, size, n)."""
-        members, dim = self.noise_std.shape[0], self.net.dim
-        # A* eta has the law of delta H^{1/2} (standard normal): the noise of z, whatever the size of y.
-        values, vectors = torch.linalg.eigh(self.normal)
-        noise_factor = self.noise_std[:, None, None] * vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
-        quasi_random = _quasi_random(prior, members, dim, generator) if hasattr(prior, "from_uniform") else None
-
-        def draw(size: int) -> tuple[Tensor, Tensor]:
-            if quasi_random is not None:
-                x, noise = quasi_random(size)
-            else:
-                x = torch.stack([prior.sample(size, generator=generator) for _ in range(members)]).to(torch.float64)
-                if x.shape[1:] != (size, dim) or not bool(torch.isfinite(x).all()):
-                    raise ValueError(f"prior must return finite samples of shape {(size, dim)}, got {x[0]}")
-                noise = torch.randn(x.shape, dtype=torch.float64, generator=generator)
-            z = x @ self.normal.mT
-            if self.name == "reconstruction":
-                z = z + noise @ noise_factor.mT
-            return self._like_net(x), self._like_net(z)
-
-        return draw
+    loop = Loop(
+        net=net,
+        parameters=parameters,
+        loss=loss,
+        factors=factors,
+        learning_rate=learning_rate,
+        optimizer=built,
+        name=name,
+        callback=callback,
+        validation=validation,
+        checkpoint=checkpoint,
+        target=target,
+        shown=progress,
+    )
+    with one_thread_if_small(work, threads), _full_precision(parameters[0]):
+        return loop.run()
 
 
-def _trace(matrices: Tensor) -> Tensor:
-    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
+def _built(optimizer: Optimizer, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    if not callable(optimizer):
+        raise TypeError(f"optimizer must be called as optimizer(parameters, lr=...), got {optimizer!r}")
+
+    built = optimizer(parameters, lr=learning_rate)
+    if not isinstance(built, torch.optim.Optimizer):
+        raise TypeError(f"optimizer must return a torch.optim.Optimizer, got {built!r}")
+    return built
 
 
-def _quasi_random(
-    prior: Sampler, members: int, dim: int, generator: torch.Generator | None
-) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """Return a function that draws the next points and standard normal noise, (E, count, n) each.
-
-    One scrambled Sobol sequence serves all members, shifted modulo one by a vector of each member's own.
-    """
-    seed = int(torch.randint(2**31, (), generator=generator))
-    sequence = torch.quasirandom.SobolEngine(2 * dim + 1, scramble=True, seed=seed)
-    shifts = torch.rand(members, 1, 2 * dim + 1, dtype=torch.float64, generator=generator)
-
-    def draw(count: int) -> tuple[Tensor, Tensor]:
-        uniform = (sequence.draw(count, dtype=torch.float64) + shifts) % 1.0
-        uniform = uniform.clamp(1e-12, 1 - 1e-12)
-        return prior.from_uniform(uniform[..., : dim + 1]), torch.special.ndtri(uniform[..., dim + 1 :])
-
-    return draw
+def _full_precision(parameter: Tensor) -> AbstractContextManager[Any]:
+    """Gradients are recorded, and nothing is cast to half precision, whatever the caller's settings are."""
+    stack = ExitStack()
+    stack.enter_context(torch.enable_grad())
+    stack.enter_context(torch.autocast(parameter.device.type, enabled=False))
+    return stack
 
 
-def _per_member(name: str, value: object, kind: type | tuple[type, ...], net: IResNet) -> list:
-    """Return a list with one entry per member from one entry or a sequence of them."""
-    members = net.members or 1
-    if isinstance(value, (Tensor, np.ndarray, np.generic)):
-        value = value.tolist()
-    values = [value] * members if isinstance(value, kind) or not isinstance(value, Sequence) else list(value)
-    if len(values) != members or not all(isinstance(v, kind) for v in values):
-        raise ValueError(f"{name} must be one entry, or one for each of the {members} members, got {value!r}")
-    return values
+def _refuse_inference_mode() -> None:
+    if torch.is_inference_mode_enabled():
+        raise ValueError("a training must run outside of torch.inference_mode, in which there are no gradients")
+
+
+def _check_generator(generator: object) -> None:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
+
+
+def _checkpoint(
+    path: object,
+    every: object,
+    settings: dict[str, Any],
+    generator: torch.Generator | None,
+    sampler: Stateful | None,
+) -> Checkpoint | None:
+    every = _checks.count("checkpoint_every", every)
+    if path is None:
+        return None
+
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"checkpoint must be the path of a file, got {path!r}")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        raise ValueError(f"checkpoint must be a file in a folder that exists, got {path!r}")
+    return Checkpoint(path, every, settings, generator, sampler)
+
+
+def _validation(
+    objective: Objective, priors: Sequence[Sampler], batch_size: int, steps: int, patience: int | None
+) -> Validation | None:
+    """The loss on the points that the members' data sets hold out, always with the same noise."""
+    parts = [prior.held_out for prior in priors if isinstance(prior, Samples) and len(prior.held_out)]
+    if not parts:
+        return _checked_validation(None, steps, patience)
+    if len(parts) < len(priors) or len({len(part) for part in parts}) > 1:
+        raise ValueError("prior must hold out the same number of points for every member")
+
+    points = torch.stack(parts)
+    noise = torch.randn(points.shape, dtype=torch.float64, generator=_fixed_generator())
+    x, z = objective.data(points, noise)
+
+    def held_out() -> Tensor:
+        """The mean over batches, so that no more memory is needed than in training."""
+        generator = _fixed_generator()
+        total, size = torch.zeros(()).to(x), 4 * batch_size
+        for part in zip(torch.split(x, size, dim=-2), torch.split(z, size, dim=-2), strict=True):
+            share = part[0].shape[-2] / x.shape[-2]
+            total = total + share * objective.loss(*part, generator).detach()
+        return total
+
+    return _checked_validation(held_out, steps, patience)
+
+
+def _fixed_generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _checked_validation(loss: Callable[[], Tensor] | None, steps: int, patience: int | None) -> Validation | None:
+    if patience is not None:
+        _checks.count("patience", patience)
+        if loss is None:
+            raise ValueError("patience must be None where no points are held out (`Samples(..., held_out=share)`)")
+    return None if loss is None else Validation(loss, steps, patience)

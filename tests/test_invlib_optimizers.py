@@ -107,3 +107,80 @@ def test_zero_gradients_move_nothing_and_missing_gradients_are_skipped():
     assert torch.equal(still, torch.ones_like(still))
     assert torch.equal(free, torch.ones_like(free))
     assert free not in optimizer.state
+
+
+# The contract of torch's optimizers
+
+
+def run(optimizer: torch.optim.Optimizer, parameters: list[Tensor], targets: list[Tensor], steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        sum((p - t).cosh().log().sum() for p, t in zip(parameters, targets, strict=True)).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("shape", [(), (5,)])
+def test_vectors_and_scalars_are_optimized_by_adam(shape):
+    start, target = (oracles.randn(5, seed=seed)[0 if shape == () else slice(5)] for seed in (1, 2))
+    ours, adams = (start.clone().requires_grad_() for _ in range(2))
+    run(SOAP([ours], lr=0.05), [ours], [target], 35)
+    run(torch.optim.Adam([adams], lr=0.05, betas=(0.9, 0.95), eps=1e-8), [adams], [target], 35)
+    torch.testing.assert_close(ours.detach(), adams.detach(), rtol=1e-10, atol=1e-10)
+
+
+def test_flattened_kernels_are_matrices_with_one_row_for_each_output():
+    start, target = oracles.randn(4, 3, 2, 2, seed=3), oracles.randn(4, 3, 2, 2, seed=4)
+    kernel, matrix = start.clone().requires_grad_(), start.reshape(4, 12).clone().requires_grad_()
+    run(SOAP([{"params": [kernel], "flatten": True}], lr=0.05), [kernel], [target], 25)
+    run(SOAP([matrix], lr=0.05), [matrix], [target.reshape(4, 12)], 25)
+    assert torch.equal(kernel.detach().reshape(4, 12), matrix.detach())
+
+
+def test_groups_have_their_own_learning_rates_and_can_be_added():
+    first, second = (oracles.randn(3, 3, seed=5).requires_grad_() for _ in range(2))
+    optimizer = SOAP([first], lr=0.05)
+    optimizer.add_param_group({"params": [second], "lr": 0.0})
+    before = second.detach().clone()
+    run(optimizer, [first, second], [torch.zeros(3, 3)] * 2, 5)
+    assert torch.equal(second.detach(), before)
+    assert float((first.detach() - before).abs().max()) > 0.1
+
+
+def test_a_saved_state_continues_bit_for_bit():
+    shapes, targets = [(2, 3, 4), (5,)], [oracles.randn(2, 3, 4, seed=6), oracles.randn(5, seed=7)]
+    whole, parts = ([oracles.randn(*shape, seed=8).requires_grad_() for shape in shapes] for _ in range(2))
+    run(SOAP(whole, lr=0.05), whole, targets, 33)
+    first = SOAP(parts, lr=0.05)
+    run(first, parts, targets, 14)
+    second = SOAP(parts, lr=0.9)
+    second.load_state_dict(first.state_dict())
+    run(second, parts, targets, 19)
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+
+
+def test_a_closure_is_evaluated_and_its_loss_returned():
+    ours, plain = (oracles.randn(2, 2, seed=9).requires_grad_() for _ in range(2))
+    optimizer = SOAP([ours], lr=0.1)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = ours.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == pytest.approx(plain.detach().square().sum().item())
+    other = SOAP([plain], lr=0.1)
+    plain.square().sum().backward()
+    assert other.step() is None
+    assert torch.equal(ours, plain)
+
+
+@pytest.mark.parametrize("lr", [-1, float("nan"), float("inf"), "a", None, True])
+def test_a_bad_learning_rate_is_refused_also_in_a_group(lr):
+    weight = torch.zeros(2, 2, requires_grad=True)
+    with pytest.raises(ValueError, match=r"^lr must be a number >= 0"):
+        SOAP([weight], lr=lr)
+    with pytest.raises(ValueError, match=r"^lr must be a number >= 0"):
+        SOAP([{"params": [weight], "lr": lr}], lr=0.1)
+    with pytest.raises(ValueError, match=r"^flatten must be True or False"):
+        SOAP([weight], lr=0.1, flatten="yes")
