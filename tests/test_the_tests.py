@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -297,6 +298,10 @@ def test_chapters_run_on_one_thread(book: Path, monkeypatch: pytest.MonkeyPatch)
     shutil.copy(ROOT / "conftest.py", book)
     ran = nbval(book)
     assert ran.returncode == 0, ran.stdout
+
+
+def test_the_tests_run_on_one_thread() -> None:
+    assert torch.get_num_threads() == 1
 
 
 def test_chapters_keep_freed_memory(book: Path) -> None:
