@@ -26,13 +26,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book"))
 import execute
 
 ROOT = execute.BOOK.parent
-BUSY_LOOP = [sys.executable, "-c", "while True: pass"]
+BUSY_LOOP = """\
+import os
+
+parent = os.getppid()
+while os.getppid() == parent:  # ends with whoever started it
+    for _ in range(10**6):
+        pass
+"""
 
 
 @contextmanager
 def busy_loops(count: int) -> Iterator[None]:
     """Keep `count` processes busy during the body."""
-    loops = [subprocess.Popen(BUSY_LOOP) for _ in range(count)]
+    loops = [subprocess.Popen([sys.executable, "-c", BUSY_LOOP]) for _ in range(count)]
     try:
         yield
     finally:
