@@ -36,18 +36,19 @@ html: $(READY)
 	@rm -rf $(HTML) _build/.doctrees
 	$(BUILD)
 
-execute: $(READY)  ## run every chapter again
+execute: $(READY)  ## run every chapter again, two side by side, and print how long it took
 	$(BIN)/python book/execute.py --all
 
 test: lint  ## run everything that continuous integration runs
 	$(BIN)/python book/execute.py --check
 	@$(MAKE) --no-print-directory html
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval-lax -n 2 --dist loadfile \
+	$(BIN)/python -m pytest --nbval-lax -n 2 --dist loadfile \
 	  --no-loadscope-reorder --cov=invlib
 
-lint: $(READY)  ## check the style of the Python files
+lint: $(READY)  ## check the style of the Python files and the types of the library
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: $(READY)  ## measure invlib beside its peers (about a quarter of an hour, on an idle machine)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
@@ -57,4 +58,4 @@ serve: $(READY)  ## show the built pages on this machine at port 8000
 	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory $(HTML)
 
 clean:  ## remove what the tools made, but not .venv
-	rm -rf _build build dist htmlcov .coverage .coverage.* .pytest_cache .ruff_cache *.egg-info
+	rm -rf _build build dist htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .mypy_cache *.egg-info

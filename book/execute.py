@@ -6,31 +6,38 @@ cells with their outputs. This script writes the second from the first::
     python book/execute.py              run what is out of date, copy the text of the rest
     python book/execute.py --all        run every chapter
     python book/execute.py --check      change nothing; list what is wrong, and fail if anything is
+    python book/execute.py --jobs N     run N chapters side by side (by default two, if there are two cores)
     python book/execute.py NAME ...     the same for some chapters only
 
 A chapter is out of date when a code cell or the code of ``invlib`` has changed since it was last run.
 A hash of both, stored in the notebook's metadata, decides this. So an edit of the prose, or of a
 docstring of the library, never runs a training again.
+
+Each chapter runs on one thread: its matrices are small, and threads that wait for each other lose much on
+a busy machine. A chapter that fails keeps its stored notebook, and the others still run.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import asyncio
 import base64
 import hashlib
+import json
 import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import jupytext
 import nbformat
-from jupyter_client.kernelspec import NoSuchKernel
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
 BOOK = Path(__file__).resolve().parent
@@ -40,9 +47,19 @@ FORMATS = "ipynb,md:myst"
 TEXT_FORMAT = "md:myst"
 HASH_KEYS = ("book", "code_sha256")  # where the hash sits in the metadata of the .ipynb
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-KERNEL_ENVIRONMENT = {"PYTHONHASHSEED": "0"}  # the same order of sets in every run
+KERNEL_ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",  # the same order of sets in every run
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    # A step of a training frees all that it allocates. Without these two, the C library of Linux would return large
+    # pieces to the system, which has to clear the same pages again for the next step.
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+}
 RECORD = {"BOOK_RECORD": "1"}  # store the arrays behind the figures, see figures.py; only here, not in tests
 TIMEOUT_SECONDS = 1800
+MOST_JOBS = 2  # by default
 LARGEST_IMAGE_BYTES = 80_000
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar: it lives in a kernel, not on a page
 ADDRESS_IN_MEMORY = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
@@ -135,7 +152,7 @@ def copy_outputs(stored: NotebookNode, notebook: NotebookNode) -> None:
         notebook.metadata["language_info"] = stored.metadata["language_info"]
 
 
-def run(notebook: NotebookNode, folder: Path) -> None:
+async def run(notebook: NotebookNode, folder: Path, record: bool = True) -> None:
     """Execute all cells in a fresh kernel that starts in the given folder."""
     client = NotebookClient(
         notebook,
@@ -146,7 +163,8 @@ def run(notebook: NotebookNode, folder: Path) -> None:
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
         resources={"metadata": {"path": str(folder)}},
     )
-    client.execute(env={**os.environ, **KERNEL_ENVIRONMENT, **RECORD})
+    environment = {**os.environ, **KERNEL_ENVIRONMENT, **(RECORD if record else {})}
+    await client.async_execute(env=environment)
     notebook.metadata["kernelspec"] = dict(KERNEL)
     notebook.metadata.get("language_info", {}).pop("version", None)  # differs between machines
 
@@ -171,7 +189,7 @@ def write_stored(notebook: NotebookNode, chapter: Path, library: Path) -> bool:
     return True
 
 
-def update(chapter: Path, force: bool = False, library: Path = LIBRARY) -> str:
+async def update(chapter: Path, force: bool = False, library: Path = LIBRARY) -> str:
     """Bring the ``.ipynb`` of a chapter up to date and say in one line what was done."""
     notebook, stored = read_text(chapter), read_stored(chapter)
     if not force and stored is not None and is_current(notebook, stored, library):
@@ -179,7 +197,7 @@ def update(chapter: Path, force: bool = False, library: Path = LIBRARY) -> str:
         changed = write_stored(notebook, chapter, library)
         return "text copied, outputs kept" if changed else "current"
     start = time.perf_counter()
-    run(notebook, chapter.parent)
+    await run(notebook, chapter.parent)
     write_stored(notebook, chapter, library)
     return f"run in {time.perf_counter() - start:.0f} s"
 
@@ -246,26 +264,81 @@ def check_all(chapters: list[Path]) -> int:
     return bad
 
 
+def longest_first(chapters: list[Path]) -> list[Path]:
+    """Sort chapters by the seconds of training behind their figures, as the manifest of the figures has them.
+
+    A long chapter that starts last would run alone at the end. Chapters that train little keep their order.
+    """
+    seconds: Counter[str] = Counter()
+    manifest = BOOK / "figures" / "manifest.json"
+    if manifest.exists():
+        for entry in json.loads(manifest.read_text(encoding="utf-8")).values():
+            seconds[entry["chapter"]] += entry["seconds"]
+    return sorted(chapters, key=lambda chapter: -seconds[chapter.stem])
+
+
+async def attempt(chapter: Path, force: bool, free: asyncio.Semaphore) -> bool:
+    """Update a chapter as soon as there is room, print what was done, and return whether all went well."""
+    async with free:
+        try:
+            done = await update(chapter, force)
+        except Exception as error:  # whatever it is, the other chapters still run
+            print(f"{chapter.stem}: failed; the stored notebook is left as it was", flush=True)
+            print(f"{chapter.stem}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            return False
+        print(f"{chapter.stem}: {done}", flush=True)
+        return True
+
+
+async def update_all(chapters: list[Path], force: bool, jobs: int) -> int:
+    """Update the chapters, some side by side; return how many failed."""
+    free = asyncio.Semaphore(jobs)
+    start = time.perf_counter()
+    results = await asyncio.gather(*(attempt(chapter, force, free) for chapter in longest_first(chapters)))
+
+    failed = results.count(False)
+    print(f"{len(chapters) - failed} of {len(chapters)} chapters in {time.perf_counter() - start:.0f} s")
+    return failed
+
+
+def stoppable(work: Coroutine[None, None, int]) -> int:
+    """Run a coroutine so that Ctrl-C ends all of it.
+
+    In the main thread, each notebook would catch Ctrl-C for itself, and only the last one would stop. So the work is
+    done in another thread, and is cancelled from here: then all kernels are shut down.
+    """
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+    with closing(loop), ThreadPoolExecutor(1) as thread:
+        result = thread.submit(loop.run_until_complete, task)
+        try:
+            return result.result()
+        except KeyboardInterrupt:
+            loop.call_soon_threadsafe(task.cancel)
+            raise SystemExit("stopped") from None
+
+
+def job_count(text: str) -> int:
+    """Read a number of jobs."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    return int(text)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="chapters; default: all")
     parser.add_argument("--all", action="store_true", help="run also what is current")
     parser.add_argument("--check", action="store_true", help="change nothing, list what is wrong")
+    jobs = min(MOST_JOBS, os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=job_count, default=jobs, metavar="N", help=f"chapters side by side ({jobs})")
     options = parser.parse_args(arguments)
 
     chapters = select(options.names)
     if options.check:
         return 1 if check_all(chapters) else 0
-    for chapter in chapters:
-        print(f"{chapter.stem}: ", end="", flush=True)
-        try:
-            print(update(chapter, force=options.all), flush=True)
-        except (CellExecutionError, CellTimeoutError, DeadKernelError, NoSuchKernel) as error:
-            print("failed; the stored notebook is left as it was", flush=True)
-            print(error, file=sys.stderr)
-            return 1
-    return 0
+    return 1 if stoppable(update_all(chapters, options.all, options.jobs)) else 0
 
 
 if __name__ == "__main__":

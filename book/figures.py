@@ -3,6 +3,8 @@
 A chapter calls `record` beside the cell that draws a figure. When ``execute.py`` runs the chapter, the arrays go to
 ``figures/LABEL.npz`` and an entry to ``figures/manifest.json``. Anywhere else (Jupyter, the tests of the notebooks)
 nothing is written: `record` only checks that the names and shapes of the arrays are those of the manifest.
+
+Chapters that run side by side share the manifest, so only one at a time may change it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 FOLDER = Path(__file__).resolve().parent / "figures"
 RECORD_VARIABLE = "BOOK_RECORD"  # set by execute.py
@@ -97,9 +100,8 @@ def record(
             shape.
     """
     stored = as_arrays(arrays)
-    manifest = read_manifest(folder)
     if not os.environ.get(RECORD_VARIABLE):
-        expected = manifest.get(label, {}).get("arrays")
+        expected = read_manifest(folder).get(label, {}).get("arrays")
         if expected != shapes(stored):
             raise FigureError(f"{label}: the manifest has the arrays {expected}, this run has {shapes(stored)}")
         return
@@ -110,7 +112,7 @@ def record(
     if size > LARGEST_FILE_BYTES:
         file.unlink()
         raise FigureError(f"{label}: {size} bytes are more than {LARGEST_FILE_BYTES}")
-    manifest[label] = {
+    entry = {
         "arrays": shapes(stored),
         "chapter": chapter,
         "file": file.name,
@@ -119,5 +121,16 @@ def record(
         "settings": dict(settings),
         "sha256": digest(stored),
     }
-    text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False)
-    (folder / "manifest.json").write_text(text + "\n", encoding="utf-8", newline="\n")
+    add_to_manifest(label, entry, folder)
+
+
+def add_to_manifest(label: str, entry: Mapping[str, object], folder: Path = FOLDER) -> None:
+    """Write the entry of a figure into the manifest, in place of the one that it had."""
+    path = folder / "manifest.json"
+    with FileLock(folder / "manifest.lock"):
+        manifest = {**read_manifest(folder), label: entry}
+        text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False)
+
+        new = path.with_suffix(".new")
+        new.write_text(text + "\n", encoding="utf-8", newline="\n")
+        new.replace(path)  # at once: whoever reads sees the old manifest or the new one

@@ -1,6 +1,9 @@
 """Tests of the arrays behind the figures and of their manifest."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import execute
@@ -130,6 +133,28 @@ def test_recording_twice_gives_the_same_bytes(book: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv(figures.RECORD_VARIABLE, "1")
     figures.record("fig-small-line", ARRAYS, folder=book / "figures", **OPTIONS)
     assert [file.read_bytes() for file in files] == before
+
+
+RECORD_MANY = """\
+import sys
+
+import figures
+
+chapter, folder = sys.argv[1], figures.Path(sys.argv[2])
+for number in range(30):
+    options = {"chapter": chapter, "seed": 1, "settings": {}, "seconds": 0}
+    figures.record(f"fig-{chapter}-{number}", {"x": [number]}, folder=folder, **options)
+"""
+
+
+def test_chapters_that_run_side_by_side_lose_no_entry(tmp_path: Path) -> None:
+    chapters = ["left", "right"]
+    environment = {**os.environ, figures.RECORD_VARIABLE: "1", "PYTHONPATH": str(BOOK)}
+    commands = [[sys.executable, "-c", RECORD_MANY, chapter, str(tmp_path)] for chapter in chapters]
+    processes = [subprocess.Popen(command, env=environment) for command in commands]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    expected = {f"fig-{chapter}-{number}" for chapter in chapters for number in range(30)}
+    assert set(figures.read_manifest(tmp_path)) == expected
 
 
 def test_without_the_variable_nothing_is_written(book: Path) -> None:

@@ -1,11 +1,18 @@
 """Tests of the tests: a planted fault must turn the run red. All on copies of a small book."""
 
+import json
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -180,6 +187,175 @@ def test_a_failing_cell_leaves_the_stored_notebook_alone(book: Path) -> None:
     assert done.returncode == 1
     assert "AssertionError" in done.stderr
     assert (book / "book" / "chapter.ipynb").read_bytes() == before
+
+
+def plant(book: Path, name: str, code: str) -> Path:
+    """Add a chapter with one cell; return its text."""
+    start, end = CHAPTER.split("```{code-cell} ipython3\nimport small", 1)[0], "\n```\n"
+    chapter = book / "book" / f"{name}.md"
+    chapter.write_text(start + "```{code-cell} ipython3\n" + code + end)
+    return chapter
+
+
+WAIT_FOR_EACH_OTHER = """\
+import time
+from pathlib import Path
+
+Path("NAME.started").touch()
+deadline = time.monotonic() + 60
+while not Path("OTHER.started").exists():
+    assert time.monotonic() < deadline, "the other chapter did not start"
+    time.sleep(0.01)"""
+
+
+def test_two_chapters_run_side_by_side(book: Path) -> None:
+    """Each waits for the other to start; one after the other, the first would fail."""
+    for name, other in [("left", "right"), ("right", "left")]:
+        plant(book, name, WAIT_FOR_EACH_OTHER.replace("NAME", name).replace("OTHER", other))
+    done = execute(book, "--jobs", "2", "left", "right")
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.splitlines()
+    assert all(re.fullmatch(r"(left|right): run in \d+ s", line) for line in lines)
+    assert {line.split(":")[0] for line in lines} == {"left", "right"}
+    assert re.fullmatch(r"2 of 2 chapters in \d+ s", last)
+
+
+def test_with_one_job_chapters_run_one_after_the_other(book: Path) -> None:
+    code = """\
+import time
+from pathlib import Path
+
+Path("running").mkdir()  # fails if it exists
+time.sleep(0.5)
+Path("running").rmdir()"""
+    for name in ("left", "right"):
+        plant(book, name, code)
+    done = execute(book, "--jobs", "1", "left", "right")
+    assert done.returncode == 0, done.stderr
+
+
+def test_side_by_side_or_alone_the_bytes_are_the_same(book: Path) -> None:
+    shutil.copy(book / "book" / "chapter.md", book / "book" / "second.md")
+    notebooks = [book / "book" / f"{name}.ipynb" for name in ("chapter", "second")]
+    stored = []
+    for jobs in ("1", "2"):
+        done = execute(book, "--all", "--jobs", jobs)
+        assert done.returncode == 0, done.stderr
+        stored.append([notebook.read_bytes() for notebook in notebooks])
+    assert stored[0] == stored[1]
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_failing_chapter_leaves_the_others_fine(book: Path, jobs: str) -> None:
+    """Also where its kernel dies, and whether it starts first or last."""
+    plant(book, "a-wrong", "assert False, 'planted'")
+    plant(book, "b-right", "print(1)")
+    plant(book, "c-dead", "import os\n\nos._exit(1)")
+    plant(book, "d-right", "print(2)")
+    done = execute(book, "--jobs", jobs)
+    assert done.returncode == 1
+    *lines, last = done.stdout.splitlines()
+    states = dict(line.split(": ", 1) for line in lines)
+    assert states["a-wrong"] == states["c-dead"] == "failed; the stored notebook is left as it was"
+    assert states["b-right"].startswith("run in")
+    assert states["d-right"].startswith("run in")
+    assert states["chapter"] == "current"
+    assert re.fullmatch(r"3 of 5 chapters in \d+ s", last)
+    assert "planted" in done.stderr
+    assert "a-wrong: CellExecutionError" in done.stderr
+    assert "c-dead: DeadKernelError" in done.stderr
+    assert {path.stem for path in (book / "book").glob("*.ipynb")} == {"chapter", "b-right", "d-right"}
+
+
+def test_the_longest_chapter_starts_first(book: Path) -> None:
+    """By the seconds in the manifest of the figures, added up; the others follow in alphabetical order."""
+    seconds = [("short", 5), ("long", 4), ("long", 4)]
+    manifest = {f"fig-{number}": {"chapter": name, "seconds": length} for number, (name, length) in enumerate(seconds)}
+    (book / "book" / "figures").mkdir()
+    (book / "book" / "figures" / "manifest.json").write_text(json.dumps(manifest))
+    for name in ("a-none", "b-none", "long", "short"):
+        plant(book, name, "print(1)")
+    done = execute(book, "--jobs", "1")
+    assert done.returncode == 0, done.stderr
+    names = [line.split(":")[0] for line in done.stdout.splitlines()[:-1]]
+    assert names == ["long", "short", "a-none", "b-none", "chapter"]
+
+
+SHOW_THREADS = """\
+# NBVAL_CHECK_OUTPUT
+import torch
+
+print(torch.get_num_threads(), "thread")"""
+
+
+def test_chapters_run_on_one_thread(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In spite of what the reader's shell says, and in the tests of the notebooks as well."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    plant(book, "chapter", SHOW_THREADS)
+    done = execute(book)
+    assert done.returncode == 0, done.stderr
+    assert "1 thread" in (book / "book" / "chapter.ipynb").read_text()
+    shutil.copy(ROOT / "conftest.py", book)
+    ran = nbval(book)
+    assert ran.returncode == 0, ran.stdout
+
+
+def test_the_tests_run_on_one_thread() -> None:
+    assert torch.get_num_threads() == 1
+
+
+def test_chapters_keep_freed_memory(book: Path) -> None:
+    """The names are those of the C library of Linux; elsewhere they have no effect."""
+    names = ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"]
+    plant(book, "chapter", f"import os\n\nprint([os.environ[name] for name in {names}])")
+    done = execute(book)
+    assert done.returncode == 0, done.stderr
+    assert str([str(2**30)] * 2) in (book / "book" / "chapter.ipynb").read_text()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
+def test_ctrl_c_stops_all_chapters_and_their_kernels(book: Path) -> None:
+    code = """\
+import os
+import time
+from pathlib import Path
+
+Path("NAME.part").write_text(str(os.getpid()))
+Path("NAME.part").rename("NAME.pid")
+time.sleep(600)"""
+    for name in ("a-sleeper", "b-sleeper"):
+        plant(book, name, code.replace("NAME", name))
+    plant(book, "c-waiting", "print(1)")
+    command = [sys.executable, "book/execute.py", "--jobs", "2", "a-sleeper", "b-sleeper", "c-waiting"]
+    process = subprocess.Popen(command, cwd=book, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    files = [book / "book" / f"{name}-sleeper.pid" for name in "ab"]
+    try:
+        wait_until(lambda: all(file.exists() for file in files))
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "stopped" in errors
+    assert [path.stem for path in (book / "book").glob("*.ipynb")] == ["chapter"]
+    for file in files:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.read_text()), 0)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for something that another process does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "two", "1.5"])
+def test_a_wrong_number_of_jobs_is_an_error(book: Path, jobs: str) -> None:
+    done = execute(book, f"--jobs={jobs}")
+    assert done.returncode == 2
+    assert "must be a positive integer" in done.stderr
 
 
 def test_bad_references_turn_the_build_red(book: Path) -> None:
