@@ -73,9 +73,11 @@ def smooth_abs(u: Tensor) -> tuple[Tensor, Tensor]:
         root = square.sqrt()
         return root - 0.5 + beyond, near / root
 
-    inverse = square.rsqrt()  # cheaper, and in place
-    value = square.mul_(inverse).sub_(0.5).add_(beyond)
-    return value, near.mul_(inverse)
+    inverse = square.rsqrt()  # cheaper
+    value = torch.addcmul(u.new_tensor(-0.5), square, inverse)
+    if torch.is_grad_enabled():
+        return value + beyond, near * inverse
+    return value.add_(beyond), near.mul_(inverse)
 
 
 class _SmoothAbs(Activation):

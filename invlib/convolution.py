@@ -37,7 +37,7 @@ SAMPLES = 64
 """Frequencies along each axis at which `convolution_norm` looks."""
 
 
-def convolution_norm(kernel: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+def convolution_norm(kernel: Tensor, dims: int = 1, *, shape: Sequence[int] | None = None) -> Tensor:
     r"""Return the norm of a circular convolution, (...): differentiable.
 
     With `shape` it is exact, for this grid. Without, it is an upper bound for every grid: the largest singular value at
@@ -46,19 +46,26 @@ def convolution_norm(kernel: Tensor, shape: Sequence[int] | None = None) -> Tens
     Zeller, Math. Z. 86 (1964) 41-44.) For r = 1 the bound exceeds the supremum by at most .13 % an axis.
 
     Args:
-        kernel: (..., out, in, k) or (..., out, in, k, k), k odd, as a stack of kernels of one or two dimensions; the
-            number of dimensions is that of `shape`, or given by the last two axes having the same odd size.
-        shape: the grid, one or two numbers.
+        kernel: (..., out, in, k), or (..., out, in, k, k) in two dimensions; k is odd.
+        dims: the number of dimensions of the grid, 1 or 2.
+        shape: the grid, as many numbers.
 
     Raises:
-        ValueError: if the kernel is larger than the grid.
+        ValueError: if the kernel has even size or is larger than the grid, or `shape` has not `dims` numbers.
 
     Example:
         >>> difference = torch.tensor([[[0.0, 1.0, -1.0]]])
         >>> convolution_norm(difference, shape=(8,)).item()
         2.0
     """
-    dims = 1 if shape is None else len(shape)
+    if dims not in (1, 2):
+        raise ValueError(f"dims must be 1 or 2, got {dims!r}")
+    size = kernel.shape[-1]
+    if kernel.ndim < dims + 2 or size % 2 == 0 or size >= SAMPLES or kernel.shape[-dims:] != (size,) * dims:
+        expected = "(..., out, in, k)" if dims == 1 else "(..., out, in, k, k)"
+        raise ValueError(f"kernel must have shape {expected} with k odd and below {SAMPLES}, got {tuple(kernel.shape)}")
+    if shape is not None and (len(shape) != dims or min(shape) < size):
+        raise ValueError(f"shape must be {dims} numbers, not below the size {size} of the kernel, got {tuple(shape)}")
     return _norm(kernel, dims, shape)
 
 
@@ -66,21 +73,19 @@ def _norm(kernel: Tensor, dims: int, shape: Sequence[int] | None) -> Tensor:
     radius = kernel.shape[-1] // 2
     if radius == 0:
         return linalg.spectral_norm(kernel.flatten(-dims - 1))  # one matrix, at every frequency
-    if shape is not None and min(shape) < kernel.shape[-1]:
-        raise ValueError(f"shape must be at least as large as the kernel, {kernel.shape[-1]}, got {tuple(shape)}")
-
     sizes = [SAMPLES] * dims if shape is None else list(shape)
     symbol = torch.fft.rfftn(kernel, s=sizes, dim=list(range(-dims, 0)))
     symbol = symbol.flatten(-dims).movedim(-1, -3)  # (..., frequencies, out, in)
-    largest = _largest_singular_value(symbol).amax(-1)
-
-    return largest if shape is not None else largest / math.cos(math.pi * radius / SAMPLES) ** dims
+    largest: Tensor = _largest_singular_value(symbol).amax(-1)
+    excess = 1.0 if shape is not None else math.cos(math.pi * radius / SAMPLES) ** -dims
+    return largest * excess
 
 
 def _largest_singular_value(symbol: Tensor) -> Tensor:
     if min(symbol.shape[-2:]) > 1:
         return linalg.spectral_norm(symbol)
-    return torch.linalg.vector_norm(symbol, dim=(-2, -1))
+    norms: Tensor = torch.linalg.vector_norm(symbol, dim=(-2, -1))
+    return norms
 
 
 class ConvBlock(ResidualBlock):
@@ -194,7 +199,8 @@ class ConvBlock(ResidualBlock):
 
 def _mix(matrix: Tensor, fields: Tensor) -> Tensor:
     """Multiply fields (E, in, ...) by matrices (E, out, in) over the channels."""
-    return (matrix @ fields.flatten(2)).unflatten(-1, fields.shape[2:])
+    mixed: Tensor = (matrix @ fields.flatten(2)).unflatten(-1, fields.shape[2:])
+    return mixed
 
 
 class ConvIResNet(ResidualNetwork):
@@ -298,6 +304,11 @@ class ConvIResNet(ResidualNetwork):
         """How far a value of the network sees along each axis."""
         return 2 * self.depth * (self.kernel // 2)
 
+    @property
+    def work(self) -> int:
+        """About the multiply-adds of one evaluation at one point of each member."""
+        return self.dim * super().work
+
     def on(self, shape: Sequence[int]) -> Self:
         """Return the same network on another grid: it shares the parameters.
 
@@ -314,12 +325,10 @@ class ConvIResNet(ResidualNetwork):
 
     def extra_repr(self) -> str:
         """Show the sizes and certified bounds, which hold for every member and on every grid."""
-        lower, upper = map(torch.as_tensor, self.lipschitz_bounds())
         members = "" if self.members is None else f"members={self.members}, "
         return (
             f"shape={self.shape}, blocks={self.depth}, channels={self.channels}, kernel={self.kernel}, "
-            f"edges={self.edges!r}, {members}lipschitz={self.lipschitz:g}, "
-            f"bounds=({float(lower.min()):.3g}, {float(upper.max()):.3g})"
+            f"edges={self.edges!r}, {members}lipschitz={self.lipschitz:g}, {self._bounds_text()}"
         )
 
     def effective_kernels(self) -> list[Tensor]:
@@ -347,7 +356,8 @@ class ConvIResNet(ResidualNetwork):
 
     def _kernel(self, weight: Tensor, layer: int) -> Tensor:
         _, inputs, size = self._sizes[layer]
-        return weight.unflatten(-1, (inputs, *[size] * self._dims))
+        kernel: Tensor = weight.unflatten(-1, (inputs, *[size] * self._dims))
+        return kernel
 
     def _check_fit(self, shape: tuple[int, ...]) -> None:
         reach = 2 * (self.kernel // 2)

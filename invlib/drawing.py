@@ -144,7 +144,7 @@ def show(figure: Figure, colours: int = 128) -> None:
     picture = PIL.Image.open(full).convert("RGB")
     picture = picture.quantize(colours, method=PIL.Image.Quantize.MEDIANCUT, dither=PIL.Image.Dither.NONE)
     picture.save(small, format="png", optimize=True)
-    display(Image(data=small.getvalue()))  # type: ignore[no-untyped-call]
+    display(Image(data=small.getvalue()))
 
 
 def square_axes(axes: Axes, extent: Extent, title: str = "") -> None:

@@ -3,7 +3,7 @@
 Derived in `book/residual-networks.md`: stopping rule, error bound, implicit gradient.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,18 @@ class InverseSolution:
     error_bound: Tensor
     tol: float
 
+    def reshaped(self, shape: Sequence[int]) -> "InverseSolution":
+        """Return the same solution with points of the given shape, (..., n)."""
+        numbers = shape[:-1]
+        return InverseSolution(
+            x=self.x.reshape(shape),
+            residual=self.residual.reshape(numbers),
+            iterations=self.iterations.reshape(numbers),
+            converged=self.converged.reshape(numbers),
+            error_bound=self.error_bound.reshape(numbers),
+            tol=self.tol,
+        )
+
     def raise_unless_converged(self) -> None:
         """Raise `InversionError` if some point missed the tolerance."""
         if bool(self.converged.all()):
@@ -62,6 +74,42 @@ class InverseSolution:
         largest = float(self.x.abs().max()) if self.x.numel() else 0.0
         if largest > torch.finfo(dtype).max:
             raise InversionError(f"the solution, of size {largest:.3g}, exceeds the range of {dtype}", self)
+
+
+@torch.no_grad()
+def solve(
+    blocks: Sequence[Block],
+    z: Tensor,
+    start: Tensor | None,
+    lower: float | Tensor,
+    tol: float,
+    max_iterations: int,
+) -> InverseSolution:
+    """Invert detached blocks in their dtype, for data z of shape (E, B, n), and look at what came out.
+
+    Args:
+        blocks: first block first.
+        z: (E, B, n), in the dtype of the blocks.
+        start: points to start from, (E, B, n), or None.
+        lower: a lower bound on the stretching of distances, a float or (E, 1).
+        tol: bound on |phi(x) - z| relative to max(1, |z|).
+        max_iterations: of each block.
+    """
+    scale = z.norm(dim=-1).clamp_min(1.0)
+    x, used = invert_blocks(blocks, z, start, tol * scale, max_iterations)
+    residual = (evaluate(blocks, x) - z).norm(dim=-1)
+
+    largest = product(per_member(block.limits[1], z) for block in blocks if not block.iterative)
+    size = torch.maximum(scale, largest * x.norm(dim=-1))
+    rounding = 16 * (len(blocks) + 1) * torch.finfo(z.dtype).eps * size
+    return InverseSolution(
+        x=x,
+        residual=residual,
+        iterations=used,
+        converged=residual <= tol * scale,
+        error_bound=(residual + rounding) / lower,
+        tol=tol,
+    )
 
 
 def invert_blocks(
@@ -109,6 +157,14 @@ def attach_gradient(blocks: Sequence[Block], x: Tensor, z: Tensor, tol: float) -
     for solver in reversed(solvers):
         correction = solver(correction)
     return x - differentiable_once(correction, "the inverse")
+
+
+def product(factors: Iterable[float | Tensor]) -> float | Tensor:
+    """The product of numbers and tensors."""
+    result: float | Tensor = 1.0
+    for factor in factors:
+        result = result * factor
+    return result
 
 
 def per_member(value: float | Tensor, like: Tensor) -> float | Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError
 
 
 def spectral_norm(weight: Tensor) -> Tensor:

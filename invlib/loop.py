@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.linalg import LinAlgError  # type: ignore[attr-defined]
+from torch.linalg import LinAlgError
 
 from invlib import _checks
 from invlib.checkpoint import Checkpoint
@@ -204,7 +204,7 @@ class Loop:
         self.weights.mark_finite()
         self.marked = self.done
         self.optimizer.zero_grad()
-        value.sum().backward()  # type: ignore[no-untyped-call]
+        value.sum().backward()
 
         self.updating = True
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):

@@ -84,6 +84,33 @@ class InvertibleNetwork(nn.Module):
         """Return phi(x) and tr(W D phi(x)), (...): exact up to dimension 16, Hutchinson's estimate beyond."""
         return _derived_divergence(self, x, metric, generator)
 
+    def pushforward_score(self, x: Tensor, score: Tensor) -> Tensor:
+        r"""Return $\nabla \log q$ at phi(x), of the shape of x, for q the density of phi(X) when X has the given score.
+
+        By the change of variables, $\log q(\varphi(x)) = \log p_X(x) - \log|\det D\varphi(x)|$; the chain rule gives
+        $D\varphi(x)^* \, \nabla \log q(\varphi(x)) = \nabla \log p_X(x) - \nabla \log|\det D\varphi(x)|$.
+
+        Args:
+            x: (..., n), or (E, ..., n) with members.
+            score: grad log p_X at x, of the shape of x.
+        """
+        _checks.points("x", x)
+        _checks.points("score", score)
+        if score.shape != x.shape:
+            raise ValueError(f"score must have the shape of x, {tuple(x.shape)}, got {tuple(score.shape)}")
+        check_device("score", score, x)
+        _checks.finite("score", score)
+
+        with torch.inference_mode(False), torch.enable_grad():
+            points = x.detach().clone().requires_grad_()
+            _, log_det = call(self.forward_and_log_det, points, exact=True)
+            (gradient,) = torch.autograd.grad(log_det.sum(), points)
+        with torch.no_grad():
+            _, jacobian = self.forward_and_jacobian(x)
+            right = (score.detach().to(x) - gradient).unsqueeze(-1)
+            solution: Tensor = torch.linalg.solve(jacobian.mT, right)
+            return solution.squeeze(-1)
+
 
 def forward_and_jacobian(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return phi(x) and D phi(x), (..., n, n), by the network's own method or the derived one."""
@@ -173,6 +200,12 @@ def check_metric(metric: Tensor, x: Tensor, batch: tuple[int, ...]) -> Tensor:
     if isinstance(metric, Tensor):
         check_device("metric", metric, x)
     return _checks.metric(metric, x.shape[-1], batch).to(x)
+
+
+def evaluation_work(net: nn.Module) -> int:
+    """Return about the multiply-adds of one evaluation at a point of each member: `net.work`, or its parameters."""
+    own = getattr(net, "work", None)
+    return own if isinstance(own, int) else sum(parameter.numel() for parameter in net.parameters())
 
 
 def random_signs(points: Tensor, generator: torch.Generator | None) -> Tensor:

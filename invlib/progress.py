@@ -55,7 +55,7 @@ class Bar:
     """The bar of tqdm."""
 
     def __init__(self, name: str, total: int, done: int) -> None:
-        from tqdm.auto import tqdm  # type: ignore[import-untyped]
+        from tqdm.auto import tqdm
 
         self.bar: Any = tqdm(total=total, initial=done, desc=name)
 

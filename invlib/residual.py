@@ -11,7 +11,7 @@ Derived in `book/residual-networks.md`: bounds, Jacobians, determinants, and the
 
 import abc
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from invlib import _checks
 from invlib.activations import SMOOTH_ABS, Activation, as_activation
 from invlib.blocks import AffineBlock, Block, ResidualBlock, evaluate, evaluate_with_jacobian
 from invlib.errors import differentiable_once
-from invlib.inverse import InverseSolution, attach_gradient, invert_blocks, per_member
+from invlib.inverse import InverseSolution, attach_gradient, per_member, product, solve
 from invlib.networks import (
     InvertibleNetwork,
     check_device,
@@ -31,6 +31,7 @@ from invlib.networks import (
     random_signs,
     weighted_trace,
 )
+from invlib.threads import one_thread_if_small
 
 LARGEST_DATUM = 1e150
 """Data beyond it are refused: their squares leave the range of double precision."""
@@ -52,8 +53,8 @@ class LogDetEstimate:
     bias_bound: float | Tensor
 
 
-class ResidualNetwork(InvertibleNetwork, abc.ABC):
-    """A composition of residual blocks, and of a fixed last layer. A subclass builds the blocks.
+class Composition(InvertibleNetwork, abc.ABC):
+    """The settings of a residual network, its blocks, its certified bounds, and the checks of its arguments.
 
     Args:
         dim: the dimension n.
@@ -101,7 +102,142 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
 
     @output_operator.setter
     def output_operator(self, value: object | None) -> None:
-        self._output = None if value is None else AffineBlock(self._check_output(value))
+        if value is None:
+            self._output = None
+        else:
+            self._output = AffineBlock(_check_output(value, self.dim, self.members))
+
+    @full_precision
+    def lipschitz_bounds(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
+        """Return certified bounds (lower, upper), a pair of floats or of (E,) tensors with members.
+
+        For all a and b: lower |a - b| <= |phi(a) - phi(b)| <= upper |a - b|.
+        """
+        pairs = [block.bounds() for block in self._exact_blocks()]
+        one = torch.ones(self.members or 1, dtype=torch.float64, device=self._parameter.device)
+        lower = upper = one
+        for block_lower, block_upper in pairs:
+            lower, upper = lower * block_lower, upper * block_upper
+        return self._as_member(lower), self._as_member(upper)  # type: ignore[return-value]
+
+    @full_precision
+    def block_bounds(self) -> Tensor:
+        """Return the certified bound on Lip(f_k) of each block, (K,) or (E, K)."""
+        residual = [block for block in self._exact_blocks() if isinstance(block, ResidualBlock)]
+        bounds = torch.stack([block.certified_bound() for block in residual], dim=-1)
+        return bounds[0] if self.members is None else bounds
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the settings that change the map and are no parameters: part of `state_dict`."""
+        return {
+            "lipschitz": self.lipschitz,
+            "activation": self.activation.name,
+            "output_operator": self.output_operator,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the settings.
+
+        Raises:
+            ValueError: if the state belongs to a network with another activation, or its last layer does not fit.
+        """
+        if state["activation"] != self.activation.name:
+            found = f"{state['activation']!r}, the network has {self.activation.name!r}"
+            raise ValueError(f"activation must be that of the saved network, {found}")
+        self.lipschitz = _checks.open_unit("lipschitz", state["lipschitz"])
+        self.output_operator = state["output_operator"]
+
+    def _blocks(self, dtype: torch.dtype) -> list[Block]:
+        """All blocks in a dtype, with gradients."""
+        blocks: list[Block] = list(self.residual_blocks())
+        if dtype != self._parameter.dtype:
+            blocks = [block.to(dtype) for block in blocks]
+        return blocks if self._output is None else [*blocks, self._output]
+
+    def _exact_blocks(self) -> list[Block]:
+        """All blocks in float64, without gradients, after a look at the parameters."""
+        self._check_finite()
+        return [block.detached(torch.float64) for block in self._blocks(self._parameter.dtype)]
+
+    def _check_finite(self) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.is_meta:
+                raise ValueError(f"parameter {name} of the network must have values, but it is on the device meta")
+            _checks.finite(f"parameter {name} of the network", parameter.detach())
+
+    @property
+    def _parameter(self) -> Tensor:
+        """The first parameter: the others have its dtype and device."""
+        first, *others = self.parameters()
+        dtypes = list(dict.fromkeys(parameter.dtype for parameter in (first, *others)))
+        if dtypes not in ([torch.float32], [torch.float64]):
+            found = ", ".join(map(str, dtypes))
+            raise ValueError(f"the parameters of the network must all be float32, or all float64, got {found}")
+        return first
+
+    def _points(self, name: str, x: Tensor) -> Tensor:
+        """Reshape to (E, B, n), in the wider of the dtypes of points and parameters."""
+        _checks.points(name, x, self.dim)
+        parameter = self._parameter
+        check_device(name, x, parameter)
+        if self.members is not None and (x.ndim < 2 or x.shape[0] != self.members):
+            raise ValueError(f"{name} must have shape ({self.members}, ..., {self.dim}), got {tuple(x.shape)}")
+        dtype = torch.promote_types(x.dtype, parameter.dtype)
+        return x.to(dtype).reshape(self.members or 1, math.prod(x.shape[:-1]) // (self.members or 1), self.dim)
+
+    def _data(self, z: Tensor) -> Tensor:
+        """Data of the inverse, (E, B, n): finite, and not too large to be squared."""
+        data = self._points("z", z)
+        largest = float(_checks.finite("z", z.detach()).abs().max()) if z.numel() else 0.0
+        if largest > LARGEST_DATUM:
+            raise ValueError(f"z must not exceed {LARGEST_DATUM:g} in size, got {largest:g}")
+        return data if largest < 1e15 else data.to(torch.float64)
+
+    def _metric(self, metric: Tensor, x: Tensor) -> Tensor:
+        batch = tuple(x.shape[:-2]) if self.members is None else (self.members,)
+        return check_metric(metric, x, batch)
+
+    def _like(self, x: Tensor, value: Tensor) -> Tensor:
+        return value.reshape(x.shape).to(x.dtype)
+
+    def _bounds_text(self) -> str:
+        """The certified bounds, which hold for every member, for the network's repr, which never raises."""
+        try:
+            lower, upper = map(torch.as_tensor, self.lipschitz_bounds())
+        except (ValueError, RuntimeError):  # of a diverged or a half precision network
+            return "bounds=unknown"
+        return f"bounds=({float(lower.min()):.3g}, {float(upper.max()):.3g})"
+
+    def _as_member(self, value: Tensor) -> float | Tensor:
+        """A float, or (E,) with members."""
+        return float(value) if self.members is None else value.expand(self.members)
+
+    def _decide(self, asked: bool | None, default: bool) -> bool:
+        for choice in (asked, self.exact):
+            if _check_exact(choice) is not None:
+                return bool(choice)
+        return default
+
+    def _rank(self, blocks: Sequence[Block]) -> int:
+        return max(block.rank(self.dim) for block in blocks if isinstance(block, ResidualBlock))
+
+    @property
+    def work(self) -> int:
+        """About the multiply-adds of one evaluation at one point of each member."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def _guess(self, guess: Tensor, z: Tensor) -> Tensor:
+        points = self._points("guess", guess).detach()
+        if guess.shape != z.shape:
+            raise ValueError(f"guess must have the shape of z, {tuple(z.shape)}, got {tuple(guess.shape)}")
+        return _checks.finite("guess", points)
+
+
+class ResidualNetwork(Composition):
+    """A composition of residual blocks, and of a fixed last layer. A subclass builds the blocks.
+
+    Arguments as for `Composition`; a subclass gives `residual_blocks`.
+    """
 
     @full_precision
     def forward(self, x: Tensor) -> Tensor:
@@ -218,33 +354,6 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         return self._like(x, points), estimate
 
     @full_precision
-    def pushforward_score(self, x: Tensor, score: Tensor) -> Tensor:
-        r"""Return $\nabla \log q$ at phi(x), of the shape of x, for q the density of phi(X) when X has the given score.
-
-        By the change of variables, $\log q(\varphi(x)) = \log p_X(x) - \log|\det D\varphi(x)|$; the chain rule gives
-        $D\varphi(x)^* \, \nabla \log q(\varphi(x)) = \nabla \log p_X(x) - \nabla \log|\det D\varphi(x)|$.
-
-        Args:
-            x: (..., n), or (E, ..., n) with members.
-            score: grad log p_X at x, of the shape of x.
-        """
-        self._points("x", x)
-        _checks.points("score", score)
-        if score.shape != x.shape:
-            raise ValueError(f"score must have the shape of x, {tuple(x.shape)}, got {tuple(score.shape)}")
-        check_device("score", score, x)
-        _checks.finite("score", score)
-
-        with torch.inference_mode(False), torch.enable_grad():
-            points = x.detach().clone().requires_grad_()
-            _, log_det = self.forward_and_log_det(points, exact=True)
-            (gradient,) = torch.autograd.grad(log_det.sum(), points)
-        with torch.no_grad():
-            _, jacobian = self.forward_and_jacobian(x)
-            right = (score.detach().to(x) - gradient).unsqueeze(-1)
-            solution: Tensor = torch.linalg.solve(jacobian.mT, right)
-            return solution.squeeze(-1)
-
     @full_precision
     def inverse(self, z: Tensor, *, tol: float = 1e-10, guess: Tensor | None = None) -> Tensor:
         """Return phi^{-1}(z), of the shape and dtype of z, differentiable once in z and in the parameters.
@@ -265,10 +374,12 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         blocks = self._blocks(data.dtype)
 
         # Single precision is enough where no more than three digits are asked for, as in training.
-        dtype = data.dtype if tol >= 1e-3 else torch.float64
-        detached = [block.detached(dtype) for block in blocks]
-        lower = _product(per_member(block.limits[0], data) for block in blocks)
-        solution = self._solve(detached, dtype, lower, z, guess, tol, max_iterations=200)
+        lower = product(per_member(block.limits[0], data) for block in blocks)
+        for dtype in dict.fromkeys((data.dtype if tol >= 1e-3 else torch.float64, torch.float64)):
+            detached = [block.detached(dtype) for block in blocks]
+            solution = self._solve(detached, lower, z, guess, dtype, tol, max_iterations=200)
+            if bool(solution.converged.all()):
+                break
         solution.raise_unless_converged()
         solution.raise_unless_finite(z.dtype)
 
@@ -288,98 +399,8 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
         tol = _checks.positive("tol", tol)
         self._data(z)
         blocks = self._exact_blocks()
-        lower = _product(block.bounds()[0].unsqueeze(-1) for block in blocks)
-        return self._solve(blocks, torch.float64, lower, z, guess, tol, max_iterations)
-
-    @full_precision
-    def lipschitz_bounds(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
-        """Return certified bounds (lower, upper), a pair of floats or of (E,) tensors with members.
-
-        For all a and b: lower |a - b| <= |phi(a) - phi(b)| <= upper |a - b|.
-        """
-        pairs = [block.bounds() for block in self._exact_blocks()]
-        one = torch.ones(self.members or 1, dtype=torch.float64, device=self._parameter.device)
-        lower = upper = one
-        for block_lower, block_upper in pairs:
-            lower, upper = lower * block_lower, upper * block_upper
-        return self._as_member(lower), self._as_member(upper)  # type: ignore[return-value]
-
-    @full_precision
-    def block_bounds(self) -> Tensor:
-        """Return the certified bound on Lip(f_k) of each block, (K,) or (E, K)."""
-        residual = [block for block in self._exact_blocks() if isinstance(block, ResidualBlock)]
-        bounds = torch.stack([block.certified_bound() for block in residual], dim=-1)
-        return bounds[0] if self.members is None else bounds
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Return the settings that change the map and are no parameters: part of `state_dict`."""
-        return {
-            "lipschitz": self.lipschitz,
-            "activation": self.activation.name,
-            "output_operator": self.output_operator,
-        }
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the settings.
-
-        Raises:
-            ValueError: if the state belongs to a network with another activation, or its last layer does not fit.
-        """
-        if state["activation"] != self.activation.name:
-            found = f"{state['activation']!r}, the network has {self.activation.name!r}"
-            raise ValueError(f"activation must be that of the saved network, {found}")
-        self.lipschitz = _checks.open_unit("lipschitz", state["lipschitz"])
-        self.output_operator = state["output_operator"]
-
-    def _blocks(self, dtype: torch.dtype) -> list[Block]:
-        """All blocks in a dtype, with gradients."""
-        blocks: list[Block] = list(self.residual_blocks())
-        if dtype != self._parameter.dtype:
-            blocks = [block.to(dtype) for block in blocks]
-        return blocks if self._output is None else [*blocks, self._output]
-
-    def _exact_blocks(self) -> list[Block]:
-        """All blocks in float64, without gradients, after a look at the parameters."""
-        self._check_finite()
-        return [block.detached(torch.float64) for block in self._blocks(self._parameter.dtype)]
-
-    def _check_finite(self) -> None:
-        for name, parameter in self.named_parameters():
-            if parameter.is_meta:
-                raise ValueError(f"parameter {name} of the network must have values, but it is on the device meta")
-            _checks.finite(f"parameter {name} of the network", parameter.detach())
-
-    @property
-    def _parameter(self) -> Tensor:
-        """The first parameter: the others have its dtype and device."""
-        first, *others = self.parameters()
-        dtypes = list(dict.fromkeys(parameter.dtype for parameter in (first, *others)))
-        if dtypes not in ([torch.float32], [torch.float64]):
-            found = ", ".join(map(str, dtypes))
-            raise ValueError(f"the parameters of the network must all be float32, or all float64, got {found}")
-        return first
-
-    def _points(self, name: str, x: Tensor) -> Tensor:
-        """Reshape to (E, B, n), in the wider of the dtypes of points and parameters."""
-        _checks.points(name, x, self.dim)
-        parameter = self._parameter
-        check_device(name, x, parameter)
-        if self.members is not None and (x.ndim < 2 or x.shape[0] != self.members):
-            raise ValueError(f"{name} must have shape ({self.members}, ..., {self.dim}), got {tuple(x.shape)}")
-        dtype = torch.promote_types(x.dtype, parameter.dtype)
-        return x.to(dtype).reshape(self.members or 1, math.prod(x.shape[:-1]) // (self.members or 1), self.dim)
-
-    def _data(self, z: Tensor) -> Tensor:
-        """Data of the inverse, (E, B, n): finite, and not too large to be squared."""
-        data = self._points("z", z)
-        largest = float(_checks.finite("z", z.detach()).abs().max()) if z.numel() else 0.0
-        if largest > LARGEST_DATUM:
-            raise ValueError(f"z must not exceed {LARGEST_DATUM:g} in size, got {largest:g}")
-        return data if largest < 1e15 else data.to(torch.float64)
-
-    def _metric(self, metric: Tensor, x: Tensor) -> Tensor:
-        batch = tuple(x.shape[:-2]) if self.members is None else (self.members,)
-        return check_metric(metric, x, batch)
+        lower = product(block.bounds()[0].unsqueeze(-1) for block in blocks)
+        return self._solve(blocks, lower, z, guess, torch.float64, tol, _checks.count("max_iterations", max_iterations))
 
     def _weigh(self, signs: Tensor, metric: Tensor) -> Tensor:
         """The signs, (E, B, n) or (1, B, n), times the metric of their member, or of their batch."""
@@ -387,30 +408,6 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
             batch = metric.shape[:-2]
             return (signs.reshape(*batch, -1, signs.shape[-1]) @ metric.to(signs)).reshape(signs.shape)
         return signs @ metric.to(signs)
-
-    def _like(self, x: Tensor, value: Tensor) -> Tensor:
-        return value.reshape(x.shape).to(x.dtype)
-
-    def _bounds_text(self) -> str:
-        """The certified bounds, which hold for every member, for the network's repr, which never raises."""
-        try:
-            lower, upper = map(torch.as_tensor, self.lipschitz_bounds())
-        except (ValueError, RuntimeError):  # of a diverged or a half precision network
-            return "bounds=unknown"
-        return f"bounds=({float(lower.min()):.3g}, {float(upper.max()):.3g})"
-
-    def _as_member(self, value: Tensor) -> float | Tensor:
-        """A float, or (E,) with members."""
-        return float(value) if self.members is None else value.expand(self.members)
-
-    def _decide(self, asked: bool | None, default: bool) -> bool:
-        for choice in (asked, self.exact):
-            if _check_exact(choice) is not None:
-                return bool(choice)
-        return default
-
-    def _rank(self, blocks: Sequence[Block]) -> int:
-        return max(block.rank(self.dim) for block in blocks if isinstance(block, ResidualBlock))
 
     def _value_and_tangent(self, points: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """phi(x) and D phi(x) v, both (E, B, n)."""
@@ -431,69 +428,41 @@ class ResidualNetwork(InvertibleNetwork, abc.ABC):
     def _solve(
         self,
         blocks: Sequence[Block],
-        dtype: torch.dtype,
         lower: float | Tensor,
         z: Tensor,
         guess: Tensor | None,
+        dtype: torch.dtype,
         tol: float,
         max_iterations: int,
     ) -> InverseSolution:
         """Invert the detached blocks in their dtype; `lower`, a float or (E, 1), is their lower bound."""
-        _checks.count("max_iterations", max_iterations)
         data = self._data(z).detach().to(dtype)
         start = None if guess is None else self._guess(guess, z).to(dtype)
+        with one_thread_if_small(self.work * data.shape[1]):
+            solution = solve(blocks, data, start, lower, tol, max_iterations)
+        return solution.reshaped(z.shape)
 
-        scale = data.norm(dim=-1).clamp_min(1.0)
-        with torch.no_grad():
-            x, used = invert_blocks(blocks, data, start, tol * scale, max_iterations)
-            residual = (evaluate(blocks, x) - data).norm(dim=-1)
 
-        largest = _product(per_member(block.limits[1], data) for block in blocks if not block.iterative)
-        size = torch.maximum(scale, largest * x.norm(dim=-1))
-        rounding = 16 * (len(blocks) + 1) * torch.finfo(dtype).eps * size
-        shape = z.shape[:-1]
-        return InverseSolution(
-            x=x.reshape(z.shape),
-            residual=residual.reshape(shape),
-            iterations=used.reshape(shape),
-            converged=(residual <= tol * scale).reshape(shape),
-            error_bound=((residual + rounding) / lower).reshape(shape),
-            tol=tol,
-        )
-
-    def _guess(self, guess: Tensor, z: Tensor) -> Tensor:
-        points = self._points("guess", guess).detach()
-        if guess.shape != z.shape:
-            raise ValueError(f"guess must have the shape of z, {tuple(z.shape)}, got {tuple(guess.shape)}")
-        return _checks.finite("guess", points)
-
-    def _check_output(self, value: object) -> Tensor:
-        """The fixed last layer as (E or 1, n, n), float64."""
-        matrix = _checks.as_float64("output_operator", value)
-        single = (self.dim, self.dim)
-        shapes = [single, (self.members or 1, *single)]
-        if tuple(matrix.shape) not in shapes:
-            expected = " or ".join(map(str, shapes))
-            raise ValueError(f"output_operator must have shape {expected}, got {tuple(matrix.shape)}")
-        if bool((torch.linalg.matrix_rank(matrix) < self.dim).any()):
-            raise ValueError(f"output_operator must be invertible, got {matrix.tolist()}")
-        singular_values: Tensor = torch.linalg.svdvals(matrix)
-        if float(singular_values.min()) < 1e-30 or float(singular_values.max()) > 1e30:
-            raise ValueError("output_operator must have singular values between 1e-30 and 1e30")
-        return matrix.expand(shapes[1]).clone()
+def _check_output(value: object, dim: int, members: int | None) -> Tensor:
+    """The fixed last layer as (E or 1, n, n), float64."""
+    matrix = _checks.as_float64("output_operator", value)
+    single = (dim, dim)
+    shapes = [single, (members or 1, *single)]
+    if tuple(matrix.shape) not in shapes:
+        expected = " or ".join(map(str, shapes))
+        raise ValueError(f"output_operator must have shape {expected}, got {tuple(matrix.shape)}")
+    if bool((torch.linalg.matrix_rank(matrix) < dim).any()):
+        raise ValueError(f"output_operator must be invertible, got {matrix.tolist()}")
+    singular_values: Tensor = torch.linalg.svdvals(matrix)
+    if float(singular_values.min()) < 1e-30 or float(singular_values.max()) > 1e30:
+        raise ValueError("output_operator must have singular values between 1e-30 and 1e30")
+    return matrix.expand(shapes[1]).clone()
 
 
 def _check_exact(value: object) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
     raise TypeError(f"exact must be True, False or None, got {value!r}")
-
-
-def _product(factors: Iterable[float | Tensor]) -> float | Tensor:
-    result: float | Tensor = 1.0
-    for factor in factors:
-        result = result * factor
-    return result
 
 
 def shrink(weight: Tensor, bound: Tensor, limit: float) -> Tensor:

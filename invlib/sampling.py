@@ -170,7 +170,7 @@ class QuasiRandom:
         self.seed, self.drawn, self.shifts = state["seed"], state["drawn"], state["shifts"]
         self._engine = _sobol(self._engine.dimension, self.seed)
         if self.drawn:
-            self._engine.fast_forward(self.drawn)  # type: ignore[no-untyped-call]
+            self._engine.fast_forward(self.drawn)
 
     def _from_uniform(self, uniform: Tensor) -> Tensor:
         if len(self.priors) == 1:
@@ -273,7 +273,7 @@ def _sobol(dim: int, seed: int) -> torch.quasirandom.SobolEngine:
     if dim > LARGEST_SOBOL:
         raise ValueError(f"dim must be at most {LARGEST_SOBOL}, the largest dimension of a Sobol sequence, got {dim}")
     seed = _checks.count("seed", seed, 0)
-    return torch.quasirandom.SobolEngine(dim, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
+    return torch.quasirandom.SobolEngine(dim, scramble=True, seed=seed)
 
 
 def _quasi_priors(prior: object, members: int | None) -> list[QuasiPrior]:

@@ -13,6 +13,7 @@ from invlib import _checks
 from invlib.checkpoint import Checkpoint, Stateful
 from invlib.history import History, TrainingError, TrainingStep
 from invlib.loop import AVERAGED, Callback, Loop, Optimizer, Schedule, Validation, checked_rates
+from invlib.networks import evaluation_work
 from invlib.objective import Loss, Objective, Strategy, check_network
 from invlib.optimizers import SOAP
 from invlib.problems import LinearProblem
@@ -177,7 +178,7 @@ def train(
     kinds = [type(each).__qualname__ for each in priors]
     settings = {**objective.settings(), "batch_size": batch_size, "prior": kinds}
     file = _checkpoint(checkpoint, checkpoint_every, settings, generator, source)
-    work = batch_size * sum(parameter.numel() for parameter in net.parameters())
+    work = batch_size * evaluation_work(net)
     return _run(
         net,
         batch_loss,
@@ -254,7 +255,7 @@ def minimize(
         raise TypeError(f"loss must be a function of the number of the step, got {loss!r}")
     factors = checked_rates(learning_rate, schedule, steps)
     file = _checkpoint(checkpoint, checkpoint_every, {"loss": name}, generator, sampler)
-    work = 256 * sum(parameter.numel() for parameter in net.parameters())
+    work = 256 * evaluation_work(net)
     return _run(
         net,
         loss,

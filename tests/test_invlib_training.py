@@ -342,8 +342,8 @@ def test_a_loss_that_is_not_a_number_raises_training_error_with_the_step(loss):
         fit(small(), loss, failing_after(3), steps=5, batch_size=8)
 
 
-def test_points_that_cannot_be_inverted_end_reconstruction_training_in_an_inversion_error():
-    with pytest.raises(invlib.InversionError, match="missed the tolerance"):
+def test_data_that_are_too_large_end_reconstruction_training_in_an_error_that_names_them():
+    with pytest.raises(ValueError, match="z must not exceed 1e\\+150 in size"):
         fit(small(), "reconstruction", failing_after(3), steps=5, batch_size=8)
 
 
@@ -382,7 +382,7 @@ def test_parameters_that_are_not_a_number_end_in_a_training_error_with_the_step(
 
 
 def test_training_error_names_every_member():
-    with pytest.raises(invlib.TrainingError, match=r"became \[nan, nan\] after 0 steps"):
+    with pytest.raises(invlib.TrainingError, match=r"became \[(nan|inf), (nan|inf)\] after 0 steps"):
         fit(small(2), "divergence", failing_after(0), steps=5, batch_size=8)
 
 
