@@ -21,6 +21,8 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +178,10 @@ def known_tests(folder: Path) -> set[str]:
 
 
 def is_known(library: Any, name: str) -> bool:  # noqa: ANN401
-    """Tell whether a dotted name exists in a module."""
+    """Tell whether a dotted name exists in a package; modules that the package does not import are looked up, too."""
+    module, _, rest = name.partition(".")
+    if rest and find_spec(f"{library.__name__}.{module}") is not None:
+        library, name = import_module(f"{library.__name__}.{module}"), rest
     for part in name.split("."):
         if not hasattr(library, part):
             return False
