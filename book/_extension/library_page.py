@@ -72,7 +72,7 @@ def chapters(thing: object, text: str) -> str:
     pages = list(dict.fromkeys(PAGE.findall(module.__doc__ or "")))
     if PAGE.search(text) or not pages:
         return ""
-    return "Derived in " + " and ".join(f":doc:`/book/{page}`" for page in pages) + "."
+    return "See " + " and ".join(f":doc:`/book/{page}`" for page in pages) + "."
 
 
 def process(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
@@ -92,7 +92,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.config.autodoc_typehints = "none"
     app.config.autodoc_member_order = "bysource"
     app.config.autodoc_preserve_defaults = True
-    app.config.napoleon_use_ivar = True
+    app.config.napoleon_custom_sections = [("Attributes", "params_style")]
     app.config.nitpick_ignore_regex = [("py:.*", FOREIGN)]
     app.connect("autodoc-process-docstring", process, priority=100)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
