@@ -61,7 +61,7 @@ class History:
 
     @property
     def excess(self) -> Tensor | None:
-        """The loss above its minimum: half the mean square distance to the minimizer, up to sampling; None if unknown.
+        """Half the mean square distance to the minimizer, up to sampling, as the loss above its minimum; None if unknown.
 
         Single batches may come out below zero.
         """
