@@ -61,7 +61,7 @@ class History:
 
     @property
     def excess(self) -> Tensor | None:
-        """Half the mean square distance to the minimizer, up to sampling, as the loss above its minimum; None if unknown.
+        """Half the mean square distance to the minimizer, up to sampling (the loss above its minimum), or None.
 
         Single batches may come out below zero.
         """

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import invlib
-from invlib import IResNet, linalg, networks
+from invlib import ConvIResNet, IResNet, linalg, networks
 from invlib.activations import ACTIVATIONS, Activation
 from invlib.blocks import AffineBlock, Block, ResidualBlock
 from invlib.coupling import CouplingFlow
@@ -90,6 +90,10 @@ def dense(dim: int, **options: object) -> Callable[[int], IResNet]:
     return lambda seed: IResNet(dim, generator=oracles.generator(seed), **options)
 
 
+def convolutional(shape: tuple[int, ...], **options: object) -> Callable[[int], ConvIResNet]:
+    return lambda seed: ConvIResNet(shape, blocks=2, channels=4, generator=oracles.generator(seed), **options)
+
+
 def coupling(dim: int) -> Callable[[int], CouplingFlow]:
     def build(seed: int) -> CouplingFlow:
         net = CouplingFlow(dim, layers=3, width=8, generator=oracles.generator(seed))
@@ -119,6 +123,9 @@ NETWORKS = {
     ),
     "coupling flow": Case(coupling(2), 2),
     "coupling flow in five dimensions": Case(coupling(5), 5),
+    "convolutions on a circle": Case(convolutional((6,)), 6),
+    "convolutions with edges, members": Case(convolutional((5,), edges="reflecting", members=3), 5, members=3),
+    "convolutions in the plane, estimates": Case(convolutional((3, 2), exact=False, lipschitz=0.4), 6, estimates=True),
     "bare module": Case(BareModule, 3, mixes_dtypes=False),
     "blocks of one's own": Case(lambda seed: SineNetwork(3, None, seed), 3),
     "blocks of one's own, members": Case(lambda seed: SineNetwork(3, 2, seed), 3, members=2),
@@ -640,7 +647,14 @@ class OnlyWhatItMust(ResidualBlock):
         return self.block.bound()
 
 
+def conv_block(shape: tuple[int, ...], **options: object) -> Block:
+    net = convolutional(shape, members=2, dtype=F64, **options)(31)
+    return net.requires_grad_(False).residual_blocks()[0]
+
+
 BLOCKS: dict[str, tuple[Block, int]] = {
+    "convolution on a circle": (conv_block((6,)), 6),
+    "convolution with edges": (conv_block((2, 3), edges="reflecting"), 6),
     **{name: (dense_block(3, 6, activation), 3) for name, activation in ACTIVATIONS.items()},
     **{f"{name}, low rank": (dense_block(3, 2, activation), 3) for name, activation in ACTIVATIONS.items()},
     "activation of one's own": (dense_block(3, 6, SINE), 3),
