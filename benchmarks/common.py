@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from invlib import IResNet, LinearProblem, two_bumps
+from invlib import IResNet, LinearProblem
+from invlib.testproblems import two_bumps
 
 Row = dict[str, object]
 Topic = dict[str, object]

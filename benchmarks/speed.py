@@ -203,14 +203,14 @@ def dimensions(quick: bool) -> Topic:
         generator = seeded()
         tasks = {
             "forward": lambda net=net, x=x: net(x),
-            "log-det, exact": lambda net=net, x=x: net.forward_and_log_det(x),
+            "log-det, exact": lambda net=net, x=x: net.forward_and_log_det(x, exact=True),
             "log-det, 20 terms": lambda net=net, x=x, g=generator: net.estimate_log_det(x, generator=g),
             "divergence, estimated": lambda net=net, x=x, g=generator: net.estimate_divergence(x, generator=g),
             "inverse": lambda net=net, z=z: net.solve_inverse(z, tol=1e-6).raise_unless_converged(),
         }
         if dim <= 128:
             tasks["Jacobian"] = lambda net=net, x=x: net.forward_and_jacobian(x)
-            tasks["divergence, exact"] = lambda net=net, x=x: net.forward_and_divergence(x)
+            tasks["divergence, exact"] = lambda net=net, x=x: net.forward_and_divergence(x, exact=True)
         with threads(1), torch.no_grad():
             times = interleaved(tasks, 2 if quick else 5)
         rows.append({"n": dim} | {f"{name}, ms": 1e3 * seconds for name, seconds in times.items()})

@@ -1,6 +1,6 @@
 """Three trials as a reader of the README and of the docstrings would write them, with nothing from inside the library.
 
-Margins: each bound lies about halfway between what the trial gives and the baseline that it must beat.
+Each result must beat a baseline by a margin that the seeds leave room for.
 """
 
 import torch
