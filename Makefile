@@ -11,8 +11,11 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
   "$$p" -c '$(NEW_ENOUGH)' 2>/dev/null && { echo "$$p"; break; }; done)
 
+# How far `make reseed` shifts the seeds
+SEED ?= 7
+
 .DEFAULT_GOAL := help
-.PHONY: help book execute test lint bench serve clean html
+.PHONY: help book execute reseed test lint bench serve clean html
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +41,9 @@ html: $(READY)
 
 execute: $(READY)  ## run every chapter again, two side by side, and print how long it took
 	$(BIN)/python book/execute.py --all
+
+reseed: $(READY)  ## run every chapter with its seeds shifted (SEED=7), and store nothing
+	$(BIN)/python book/execute.py --reseed $(SEED)
 
 test: lint  ## run everything that continuous integration runs
 	$(BIN)/python book/execute.py --check

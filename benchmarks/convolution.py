@@ -1,12 +1,14 @@
 """Convolutional networks on grids: a training step, and the inverse beside the plain fixed-point iteration."""
 
 import time
+from collections.abc import Callable
 
+import peers
 import torch
 from common import LIPSCHITZ, STRENGTH, Row, Topic, check, interleaved, seeded, threads
 from torch import Tensor
 
-from invlib import ConvIResNet, divergence_loss
+from invlib import ConvIResNet, divergence_loss, log_det_loss
 from invlib.convolution import ConvBlock
 
 GRIDS = [(64,), (28, 28), (256, 256)]
@@ -27,16 +29,43 @@ def convolution(quick: bool) -> Topic:
 
 
 def _training_step(shape: tuple[int, ...], quick: bool) -> Row:
+    """Time the losses with the divergence and the log-determinant, both estimated, with their gradients."""
     net = ConvIResNet(shape, generator=seeded())
     batch = max(1, 64 * 64 // net.dim)
     x = torch.randn(batch, net.dim, generator=seeded(1))
 
-    def step() -> None:
+    def divergence() -> None:
         net.zero_grad()
         divergence_loss(net, x, x, STRENGTH, generator=seeded(2)).backward()
 
-    seconds = interleaved({"step": step}, 2 if quick else 7)["step"]
-    return {"batch": batch, "gradient ms": 1e3 * seconds}
+    def log_det() -> None:
+        net.zero_grad()
+        log_det_loss(net, x, x, STRENGTH, generator=seeded(2)).backward()
+
+    tasks = {"divergence ms": divergence, "log-det ms": log_det}
+    if peers.normflows and len(shape) == 2:
+        tasks["normflows, log-det ms"] = _peer_step(x.reshape(batch, 1, *shape))
+    times = interleaved(tasks, 2 if quick else 7)
+    row: Row = {"batch": batch} | {name: 1e3 * seconds for name, seconds in times.items()}
+    if "normflows, log-det ms" in times:
+        row["invlib / normflows"] = times["log-det ms"] / times["normflows, log-det ms"]
+    return row
+
+
+def _peer_step(pictures: Tensor) -> Callable[[], None]:
+    """The loss with the log-determinant and its gradient, for a convolutional flow of normflows."""
+    flow = peers.normflows_pictures()
+
+    def step() -> None:
+        flow.zero_grad()
+        x, total = pictures, torch.zeros(())
+        for layer in flow:
+            x, log_det = layer(x)
+            total = total + log_det
+        misfit = 0.5 * (x - pictures).square().sum((1, 2, 3)).mean()
+        (misfit - STRENGTH**2 * total.mean()).backward()
+
+    return step
 
 
 def _inversion(shape: tuple[int, ...]) -> Row:
@@ -47,7 +76,11 @@ def _inversion(shape: tuple[int, ...]) -> Row:
         size = float(z.norm())
         newton, newton_seconds = _counted(lambda: net.solve_inverse(z, tol=TOLERANCE).raise_unless_converged())
         fixed, fixed_seconds = _counted(lambda: _fixed_point(net, z, TOLERANCE * size))
-    return {
+    peer: Row = {}
+    if peers.normflows:
+        with torch.no_grad():
+            _, peer["normflows inverse s"] = _counted(lambda: _peer_inverse(net, z, TOLERANCE * size))
+    return peer | {
         "inverse s": newton_seconds,
         "fixed point s": fixed_seconds,
         "evaluations": newton,
@@ -84,6 +117,25 @@ def _fixed_point(net: ConvIResNet, z: Tensor, tol: float) -> None:
         while float((residual := block.value(x) - target).norm()) > share:
             x = x - residual
         z, share = x[0], share / (1 + LIPSCHITZ)
+
+
+def _peer_inverse(net: ConvIResNet, z: Tensor, tol: float) -> None:
+    """The inverse of normflows for the same blocks, with the same shares of the tolerance."""
+    share = tol / net.depth
+    for block in reversed(net.residual_blocks()):
+        z = peers.normflows_tightened(_Branch(block), z, share / z.numel() ** 0.5)
+        share = share / (1 + LIPSCHITZ)
+
+
+class _Branch(torch.nn.Module):
+    """The map x -> f(x) of a block x + f(x)."""
+
+    def __init__(self, block: ConvBlock) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block.value(x.unsqueeze(0))[0] - x
 
 
 def _counted(function: object) -> tuple[int, float]:

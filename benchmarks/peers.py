@@ -63,6 +63,19 @@ def normflows_network(
     )
 
 
+def normflows_pictures() -> torch.nn.Module:
+    """Return a convolutional flow of normflows for pictures of one channel; its log-determinant is estimated."""
+    return torch.nn.ModuleList(
+        normflows.flows.Residual(
+            normflows.nets.LipschitzCNN(
+                [1, 16, 16, 1], [3, 1, 3], lipschitz_const=LIPSCHITZ ** (1 / 3), max_lipschitz_iter=5, init_zeros=False
+            ),
+            reverse=False,
+        )
+        for _ in range(BLOCKS)
+    )
+
+
 def freia_network(*, lipschitz: float = LIPSCHITZ) -> torch.nn.Module:
     """Return a stack of FrEIA's layers with the limit L^(1/3) for each matrix."""
     limit = lipschitz ** (1 / 3)

@@ -22,7 +22,7 @@ from common import (
 )
 from torch import Tensor
 
-from invlib import IResNet, log_det_loss, train
+from invlib import IResNet, divergence_loss, log_det_loss, train
 from invlib.optimizers import SOAP
 
 
@@ -195,12 +195,19 @@ def sweep(quick: bool) -> Topic:
 def dimensions(quick: bool) -> Topic:
     """Time every quantity of a network against the dimension."""
     rows: list[Row] = []
-    for dim in (2, 8, 32) if quick else (2, 8, 32, 128, 784):
+    for dim in (2, 16, 64) if quick else (2, 16, 64, 128, 784):
         net = IResNet(dim, blocks=BLOCKS, width=WIDTH, generator=seeded())
         x, _ = _batch(256, dim=dim)
         with torch.no_grad():
             z = net(x)
         generator = seeded()
+
+        def step(net: IResNet = net, x: Tensor = x, generator: torch.Generator = generator) -> None:
+            net.zero_grad()
+            divergence_loss(net, x, x, STRENGTH, generator=generator).backward()
+
+        with threads(1):
+            step_seconds = interleaved({"step": step}, 2 if quick else 5)["step"]
         tasks = {
             "forward": lambda net=net, x=x: net(x),
             "log-det, exact": lambda net=net, x=x: net.forward_and_log_det(x, exact=True),
@@ -213,6 +220,7 @@ def dimensions(quick: bool) -> Topic:
             tasks["divergence, exact"] = lambda net=net, x=x: net.forward_and_divergence(x, exact=True)
         with threads(1), torch.no_grad():
             times = interleaved(tasks, 2 if quick else 5)
+        times = {"divergence loss and gradient": step_seconds} | times
         rows.append({"n": dim} | {f"{name}, ms": 1e3 * seconds for name, seconds in times.items()})
     return {
         "title": "Cost against the dimension, 5 blocks of width 64, 256 points, 1 thread",

@@ -7,11 +7,12 @@ cells with their outputs. This script writes the second from the first::
     python book/execute.py --all        run every chapter
     python book/execute.py --check      change nothing; list what is wrong, and fail if anything is
     python book/execute.py --jobs N     run N chapters side by side (by default two, if there are two cores)
+    python book/execute.py --reseed N   run with all seeds shifted by N, and store nothing: do the assertions hold?
     python book/execute.py NAME ...     the same for some chapters only
 
-A chapter is out of date when a code cell or the code of ``invlib`` has changed since it was last run.
-A hash of both, stored in the notebook's metadata, decides this. So an edit of the prose, or of a
-docstring of the library, never runs a training again.
+A chapter is out of date when a code cell, the code of ``invlib``, the chapter's own module in ``checks`` or one
+that all chapters share has changed since it was last run. A hash of these, stored in the notebook's metadata,
+decides this. So an edit of the prose, or of a docstring, never runs a training again.
 
 Each chapter runs on one thread: its matrices are small, and threads that wait for each other lose much on
 a busy machine. A chapter that fails keeps its stored notebook, and the others still run.
@@ -30,9 +31,10 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import jupytext
@@ -42,6 +44,7 @@ from nbformat import NotebookNode
 
 BOOK = Path(__file__).resolve().parent
 LIBRARY = BOOK.parent / "invlib"
+CHECKS = BOOK / "checks"
 
 FORMATS = "ipynb,md:myst"
 TEXT_FORMAT = "md:myst"
@@ -58,11 +61,38 @@ KERNEL_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
 }
 RECORD = {"BOOK_RECORD": "1"}  # store the arrays behind the figures, see figures.py; only here, not in tests
+SHIFT_SEEDS = """\
+import numpy as np
+import torch
+
+
+class ShiftedGenerator(torch.Generator):
+    def manual_seed(self, seed):
+        return super().manual_seed(seed + {shift})
+
+
+class ShiftedSobolEngine(torch.quasirandom.SobolEngine):
+    def __init__(self, dimension, scramble=False, seed=None):
+        super().__init__(dimension, scramble, None if seed is None else seed + {shift})
+
+
+def shifted_rng(seed=None, plain=np.random.default_rng):
+    return plain(seed + {shift} if isinstance(seed, int) else seed)
+
+
+torch.Generator = ShiftedGenerator
+torch.quasirandom.SobolEngine = ShiftedSobolEngine
+np.random.default_rng = shifted_rng
+"""
+"""Run before everything else where seeds are shifted. Every random number of the book has one of these sources."""
+
 TIMEOUT_SECONDS = 1800
 MOST_JOBS = 2  # by default
 LARGEST_IMAGE_BYTES = 80_000
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar: it lives in a kernel, not on a page
 ADDRESS_IN_MEMORY = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
+
+Task = Callable[[Path], Coroutine[None, None, str]]
 
 
 def is_chapter(text_file: Path) -> bool:
@@ -86,17 +116,25 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def code_hash(notebook: NotebookNode, library: Path = LIBRARY) -> str:
-    """Return the SHA-256 of a notebook's code and of the library's: its Python files and its style of figures."""
+def code_hash(notebook: NotebookNode, chapter: Path, library: Path = LIBRARY) -> str:
+    """Return the SHA-256 of all code that a notebook runs: its own, its checks' and the library's."""
     digest = hashlib.sha256()
     for cell in code_cells(notebook):
         digest.update(cell.source.encode() + b"\0")
-    for path in sorted(library.rglob("*.py"), key=lambda path: path.relative_to(library).as_posix()):
-        code = code_lines(path.read_text(encoding="utf-8"))
-        digest.update(f"{path.relative_to(library).as_posix()}\0{code}\0".encode())
+    for root, paths in ((library, sorted(library.rglob("*.py"))), (chapter.parent, checks_of(chapter))):
+        for path in sorted(paths, key=lambda path: path.relative_to(root).as_posix()):
+            code = code_lines(path.read_text(encoding="utf-8"))
+            digest.update(f"{path.relative_to(root).as_posix()}\0{code}\0".encode())
     for path in sorted(library.glob("*.mplstyle")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def checks_of(chapter: Path) -> list[Path]:
+    """Return the modules of checks that a chapter may use: its own, and those that belong to no chapter."""
+    others = {path.stem.replace("-", "_") for path in find_chapters(chapter.parent)} - {chapter.stem.replace("-", "_")}
+    modules = sorted((chapter.parent / CHECKS.name).rglob("*.py"))
+    return [path for path in modules if path.stem not in others]
 
 
 def code_lines(source: str) -> str:
@@ -139,9 +177,9 @@ def as_text(notebook: NotebookNode) -> str:
     return jupytext.writes(notebook, fmt=TEXT_FORMAT)
 
 
-def is_current(notebook: NotebookNode, stored: NotebookNode | None, library: Path) -> bool:
+def is_current(notebook: NotebookNode, stored: NotebookNode | None, chapter: Path, library: Path) -> bool:
     """Tell whether the stored outputs belong to today's code."""
-    return stored is not None and stored_hash(stored) == code_hash(notebook, library)
+    return stored is not None and stored_hash(stored) == code_hash(notebook, chapter, library)
 
 
 def copy_outputs(stored: NotebookNode, notebook: NotebookNode) -> None:
@@ -179,7 +217,7 @@ def drop_widgets(notebook: NotebookNode) -> None:
 def write_stored(notebook: NotebookNode, chapter: Path, library: Path) -> bool:
     """Write the ``.ipynb`` of a chapter; return whether the file changed."""
     section, key = HASH_KEYS
-    notebook.metadata[section] = {key: code_hash(notebook, library)}
+    notebook.metadata[section] = {key: code_hash(notebook, chapter, library)}
     drop_widgets(notebook)
     nbformat.validate(notebook)
     path, content = stored_notebook(chapter), nbformat.writes(notebook) + "\n"
@@ -192,7 +230,7 @@ def write_stored(notebook: NotebookNode, chapter: Path, library: Path) -> bool:
 async def update(chapter: Path, force: bool = False, library: Path = LIBRARY) -> str:
     """Bring the ``.ipynb`` of a chapter up to date and say in one line what was done."""
     notebook, stored = read_text(chapter), read_stored(chapter)
-    if not force and stored is not None and is_current(notebook, stored, library):
+    if not force and stored is not None and is_current(notebook, stored, chapter, library):
         copy_outputs(stored, notebook)
         changed = write_stored(notebook, chapter, library)
         return "text copied, outputs kept" if changed else "current"
@@ -200,6 +238,20 @@ async def update(chapter: Path, force: bool = False, library: Path = LIBRARY) ->
     await run(notebook, chapter.parent)
     write_stored(notebook, chapter, library)
     return f"run in {time.perf_counter() - start:.0f} s"
+
+
+def shift_seeds(notebook: NotebookNode, shift: int) -> None:
+    """Put a cell first that shifts every seed."""
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(SHIFT_SEEDS.format(shift=shift)))
+
+
+async def reseed(chapter: Path, shift: int) -> str:
+    """Run a chapter with all seeds shifted, store nothing, and say in one line what was done."""
+    start = time.perf_counter()
+    notebook = read_text(chapter)
+    shift_seeds(notebook, shift)
+    await run(notebook, chapter.parent, record=False)
+    return f"holds with the seeds shifted by {shift}, {time.perf_counter() - start:.0f} s"
 
 
 def output_problems(cell: NotebookNode) -> Iterator[str]:
@@ -229,7 +281,7 @@ def check(chapter: Path, library: Path = LIBRARY) -> list[str]:
     problems = []
     if as_text(notebook) != as_text(stored):
         problems.append("the .md and the .ipynb are not in sync")
-    if stored_hash(stored) != code_hash(stored, library):
+    if stored_hash(stored) != code_hash(stored, chapter, library):
         problems.append("out of date: the code or invlib changed since the last run")
     counts = [cell.execution_count for cell in code_cells(stored)]
     if counts != list(range(1, len(counts) + 1)):
@@ -277,11 +329,11 @@ def longest_first(chapters: list[Path]) -> list[Path]:
     return sorted(chapters, key=lambda chapter: -seconds[chapter.stem])
 
 
-async def attempt(chapter: Path, force: bool, free: asyncio.Semaphore) -> bool:
-    """Update a chapter as soon as there is room, print what was done, and return whether all went well."""
+async def attempt(chapter: Path, task: Task, free: asyncio.Semaphore) -> bool:
+    """Do a task for a chapter as soon as there is room, print what was done, and return whether all went well."""
     async with free:
         try:
-            done = await update(chapter, force)
+            done = await task(chapter)
         except Exception as error:  # whatever it is, the other chapters still run
             print(f"{chapter.stem}: failed; the stored notebook is left as it was", flush=True)
             print(f"{chapter.stem}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -290,11 +342,11 @@ async def attempt(chapter: Path, force: bool, free: asyncio.Semaphore) -> bool:
         return True
 
 
-async def update_all(chapters: list[Path], force: bool, jobs: int) -> int:
-    """Update the chapters, some side by side; return how many failed."""
+async def for_all(chapters: list[Path], task: Task, jobs: int) -> int:
+    """Do a task for the chapters, some side by side; return how many failed."""
     free = asyncio.Semaphore(jobs)
     start = time.perf_counter()
-    results = await asyncio.gather(*(attempt(chapter, force, free) for chapter in longest_first(chapters)))
+    results = await asyncio.gather(*(attempt(chapter, task, free) for chapter in longest_first(chapters)))
 
     failed = results.count(False)
     print(f"{len(chapters) - failed} of {len(chapters)} chapters in {time.perf_counter() - start:.0f} s")
@@ -333,12 +385,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing, list what is wrong")
     jobs = min(MOST_JOBS, os.cpu_count() or 1)
     parser.add_argument("--jobs", type=job_count, default=jobs, metavar="N", help=f"chapters side by side ({jobs})")
+    parser.add_argument("--reseed", type=int, metavar="N", help="run with all seeds shifted by N, store nothing")
     options = parser.parse_args(arguments)
 
     chapters = select(options.names)
     if options.check:
         return 1 if check_all(chapters) else 0
-    return 1 if stoppable(update_all(chapters, options.all, options.jobs)) else 0
+    task: Task = partial(update, force=options.all)
+    if options.reseed is not None:
+        task = partial(reseed, shift=options.reseed)
+    return 1 if stoppable(for_all(chapters, task, options.jobs)) else 0
 
 
 if __name__ == "__main__":

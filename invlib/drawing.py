@@ -2,6 +2,8 @@
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,8 +31,54 @@ COLOURS = {
 A strategy has the colour of the estimator that it aims at.
 """
 
+
+@dataclass(frozen=True)
+class Style:
+    """How a strategy is drawn in every figure: nothing else has its colour, its marker or its dashes.
+
+    Attributes:
+        color: of its lines, points and areas; the one in `COLOURS`.
+        marker: of its points.
+        linestyle: of its lines.
+        label: its name in legends.
+    """
+
+    color: str
+    marker: str
+    linestyle: str
+    label: str
+
+    def line(self) -> dict[str, str]:
+        """Return the options of `Axes.plot` for a curve."""
+        return {"color": self.color, "linestyle": self.linestyle, "label": self.label}
+
+    def points(self) -> dict[str, str]:
+        """Return the options of `Axes.plot` for points that are joined by a line."""
+        return {**self.line(), "marker": self.marker}
+
+
+STRATEGIES = {
+    "approximation": Style(COLOURS["approximation"], "o", ":", "approximation"),
+    "reconstruction": Style(COLOURS["reconstruction"], "s", "--", "reconstruction"),
+    "log_det": Style(COLOURS["log_det"], "^", "-.", "log-determinant"),
+    "divergence": Style(COLOURS["divergence"], "D", "-", "divergence"),
+}
+"""The style of each strategy."""
+
+SIZES = {"narrow": (4.8, 3.4), "wide": (7.4, 3.3), "tall": (7.4, 6.2)}
+"""The sizes of the figures, in inches: one panel, a row of panels, two rows."""
+
 Extent = tuple[float, float, float, float]
 """Left, right, bottom, top, in data coordinates."""
+
+SVG_BYTES = 40_000
+"""The largest drawing that is shown as SVG; above, it becomes a picture of points."""
+
+PNG_BYTES = 80_000
+"""The largest picture of points; of `SCALES`, the first that keeps to it is taken."""
+
+SCALES = (2.0, 1.5, 1.0)
+"""The resolutions of a picture of points, relative to that of a page."""
 
 LINES = 10_000
 """The most lines of a grid: more would fill the memory, and no picture shows them."""
@@ -134,17 +182,68 @@ def draw_points(axes: Axes, points: Tensor, *, color: str, hollow: bool = False,
     axes.scatter(first, second, s=16, facecolor=face, edgecolor=color, linewidth=1.0, zorder=5, label=label)
 
 
-def show(figure: Figure, colours: int = 128) -> None:
-    """Show a figure in a notebook with a palette of `colours`: many thin lines make a large file otherwise."""
-    from IPython.display import Image, display  # only where there is a notebook
+def figure(size: str = "wide", rows: int = 1, columns: int = 1, *, share: str = "none") -> tuple[Figure, Any]:
+    """Return a new figure in one of three sizes and its axes, one or an array as `plt.subplots` has them.
 
-    full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png")
+    Args:
+        size: a key of `SIZES`.
+        rows: of panels.
+        columns: of panels.
+        share: which panels have the same scales: "none", "all", "row" or "col".
+
+    Raises:
+        ValueError: if `size` is not a key of `SIZES`, or `share` not one of the four words.
+    """
+    if size not in SIZES:
+        raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
+    if share not in ("none", "all", "row", "col"):
+        raise ValueError(f"share must be one of none, all, row, col, got {share!r}")
+    shares: dict[str, Any] = {"sharex": share, "sharey": share}
+    return plt.subplots(rows, columns, figsize=SIZES[size], layout="constrained", **shares)
+
+
+def show(figure: Figure, colours: int = 128) -> None:
+    """Show a figure in a notebook: as SVG if that is small, otherwise as sharp a picture as 80 kB allow.
+
+    Args:
+        figure: it is closed.
+        colours: of the palette, where the SVG would have more than `SVG_BYTES` bytes.
+
+    Raises:
+        ValueError: if `colours` is not between 2 and 256.
+    """
+    from IPython.display import SVG, Image, display  # only where there is a notebook
+
+    if _checks.count("colours", colours, least=2) > 256:
+        raise ValueError(f"colours must be at most 256, got {colours}")
+    drawing = _svg(figure)
+    if len(drawing) <= SVG_BYTES:
+        display(SVG(data=drawing.decode()))
+    else:
+        pictures = (_png(figure, colours, scale) for scale in SCALES)
+        sharpest = next((picture for picture in pictures if len(picture) <= PNG_BYTES), None)
+        display(Image(data=sharpest or _png(figure, colours, 1.0)))
     plt.close(figure)
+
+
+def _svg(figure: Figure) -> bytes:
+    """Return the figure as SVG, the same bytes in every run."""
+    buffer = io.BytesIO()
+    with plt.rc_context({"svg.hashsalt": "invlib"}):
+        figure.savefig(buffer, format="svg", metadata={"Creator": None, "Date": None})
+    return buffer.getvalue()
+
+
+def _png(figure: Figure, colours: int, scale: float) -> bytes:
+    """Return the figure as PNG with a palette, at `scale` times the resolution of a page."""
+    full, small = io.BytesIO(), io.BytesIO()
+    dpi = scale * figure.dpi
+    figure.savefig(full, format="png", dpi=dpi)
+
     picture = PIL.Image.open(full).convert("RGB")
     picture = picture.quantize(colours, method=PIL.Image.Quantize.MEDIANCUT, dither=PIL.Image.Dither.NONE)
-    picture.save(small, format="png", optimize=True)
-    display(Image(data=small.getvalue()))
+    picture.save(small, format="png", optimize=True, dpi=(dpi, dpi))
+    return small.getvalue()
 
 
 def square_axes(axes: Axes, extent: Extent, title: str = "") -> None:

@@ -127,17 +127,70 @@ def test_square_axes_have_equal_scales(axes):
     assert axes.get_title() == "title"
 
 
-def test_show_displays_a_small_picture_and_closes_the_figure(monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", shown.append)
-    figure, axes = plt.subplots()
-    axes.plot([0, 1], [0, 1], color="#cc3311")
-    number = figure.number
+@pytest.fixture
+def shown(monkeypatch):
+    """What a notebook is given to display."""
+    outputs = []
+    monkeypatch.setattr("IPython.display.display", outputs.append)
+    return outputs
+
+
+def noisy_figure(curves):
+    figure, axes = drawing.figure("narrow")
+    points = np.random.default_rng(0).normal(size=(curves, 200))
+    axes.plot(points.T, color="#cc3311", linewidth=0.5)
+    return figure
+
+
+def test_show_displays_a_small_drawing_as_svg_and_closes_it(shown):
+    for _ in range(2):
+        figure, axes = drawing.figure("wide", columns=2)
+        axes[0].plot([0, 1], [0, 1])
+        drawing.show(figure)
+        assert not plt.fignum_exists(figure.number)
+    assert shown[0].data.startswith("<svg")
+    assert 'width="532.8pt"' in shown[0].data  # 7.4 inches
+    assert shown[0].data == shown[1].data
+
+
+def test_show_displays_a_large_drawing_as_points(shown):
+    figure = noisy_figure(30)
     drawing.show(figure, colours=16)
-    assert not plt.fignum_exists(number)
+    assert not plt.fignum_exists(figure.number)
     picture = PIL.Image.open(io.BytesIO(shown[0].data))
     assert picture.mode == "P"
     assert len(picture.getcolors()) <= 16
+    assert len(shown[0].data) <= drawing.PNG_BYTES
+    dpi = picture.info["dpi"][0]
+    assert picture.width / dpi == pytest.approx(4.8, abs=0.02)
+
+
+def test_show_takes_the_sharpest_picture_that_is_small_enough(shown, monkeypatch):
+    widths = []
+    for limit in (10**6, drawing.PNG_BYTES, 1):
+        monkeypatch.setattr(drawing, "PNG_BYTES", limit)
+        drawing.show(noisy_figure(30), colours=256)
+        widths.append(PIL.Image.open(io.BytesIO(shown[-1].data)).width)
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] == 2 * widths[2]
+
+
+def test_bad_sizes_and_palettes_are_refused():
+    with pytest.raises(ValueError, match="size must be one of narrow, wide, tall, got 'huge'"):
+        drawing.figure("huge")
+    figure = noisy_figure(1)
+    with pytest.raises(ValueError, match="colours must be at most 256, got 1000"):
+        drawing.show(figure, colours=1000)
+    plt.close(figure)
+
+
+def test_strategies_differ_in_colour_marker_and_dashes():
+    styles = drawing.STRATEGIES.values()
+    for attribute in ("color", "marker", "linestyle", "label"):
+        assert len({getattr(style, attribute) for style in styles}) == 4
+    assert all(drawing.COLOURS[name] == style.color for name, style in drawing.STRATEGIES.items())
+    style = drawing.STRATEGIES["divergence"]
+    assert style.points() == {"color": "#cc3311", "linestyle": "-", "label": "divergence", "marker": "D"}
 
 
 def test_the_style_is_valid_and_its_backgrounds_are_white():
