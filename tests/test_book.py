@@ -97,7 +97,7 @@ def test_contents_list_exactly_the_pages() -> None:
     notebooks = {f"book/{path.stem}.ipynb" for path in CHAPTERS}
     assert set(listed) == notebooks | {f"book/{path.stem}" for path in PLAIN_PAGES}
     captions = [part["caption"] for part in contents["parts"]]
-    order = ["Foundations", "Training strategies", "Experiments", "Beyond the paper", "Reference"]
+    order = ["Start here", "Foundations", "Training strategies", "Experiments", "Beyond the paper", "Reference"]
     assert captions == [caption for caption in order if caption in captions]
 
 
