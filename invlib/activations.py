@@ -65,19 +65,33 @@ def smooth_abs(u: Tensor) -> tuple[Tensor, Tensor]:
     The slope lies in (-1, 1), and away from the origin it is close to 1 in size, so that little of the Lipschitz bound
     is wasted. The function is $C^\infty$.
     """
-    near = u.clamp(-LARGE, LARGE)
-    beyond = (u - near).abs_()
-    square = torch.addcmul(u.new_tensor(0.25), near, near)
+    if is_moderate(u):
+        return _moderate(u)
 
+    near = u.clamp(-LARGE, LARGE)
+    value, slope = _moderate(near)
+    return value + (u - near).abs(), slope
+
+
+def is_moderate(u: Tensor) -> bool:
+    """Return whether no number is beyond `LARGE`, or not finite; False where `torch.func.vmap` hides the numbers."""
+    if u.numel() == 0:
+        return True
+    try:
+        low, high = u.detach().aminmax()
+        return bool(-low < LARGE) and bool(high < LARGE)
+    except RuntimeError:
+        return False
+
+
+def _moderate(u: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `smooth_abs` for numbers whose squares do not overflow: three sweeps over the memory."""
+    square = torch.addcmul(u.new_tensor(0.25), u, u)
     if u.requires_grad:
         root = square.sqrt()
-        return root - 0.5 + beyond, near / root
-
+        return root - 0.5, u / root
     inverse = square.rsqrt()  # cheaper
-    value = torch.addcmul(u.new_tensor(-0.5), square, inverse)
-    if torch.is_grad_enabled():
-        return value + beyond, near * inverse
-    return value.add_(beyond), near.mul_(inverse)
+    return torch.addcmul(u.new_tensor(-0.5), square, inverse), u * inverse
 
 
 class _SmoothAbs(Activation):

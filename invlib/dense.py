@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from invlib import _checks, linalg
-from invlib.activations import LARGE, SMOOTH_ABS, Activation
+from invlib.activations import LARGE, SMOOTH_ABS, Activation, is_moderate
 from invlib.blocks import Linearization, ResidualBlock, Solver
 from invlib.errors import DifferentiatedTwiceError
 from invlib.residual import ResidualNetwork, shrink
@@ -274,15 +274,17 @@ def _activate(u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns the stack (E, 1 + n, B, width) of both, the slope, and the inverse of the root.
     """
-    near = u.clamp(-LARGE, LARGE)
-    beyond = u.sub_(near).abs_()
+    moderate = is_moderate(u)
+    near = u if moderate else u.clamp(-LARGE, LARGE)
+    beyond = None if moderate else (u - near).abs()
     square = torch.addcmul(u.new_tensor(0.25), near, near)
     inverse = square.rsqrt()
     slope = near.mul_(inverse)
 
     stack = u.new_empty(len(u), 1 + tangents.shape[1], *u.shape[1:])
     torch.addcmul(u.new_tensor(-0.5), square, inverse, out=stack[:, 0])
-    stack[:, 0] += beyond
+    if beyond is not None:
+        stack[:, 0] += beyond
     torch.mul(slope.unsqueeze(1), tangents, out=stack[:, 1:])
     return stack, slope, inverse
 
