@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +10,7 @@ from invlib import _checks
 from invlib.losses import approximation_loss, divergence_loss, log_det_loss, reconstruction_loss
 from invlib.problems import LinearProblem
 from invlib.sampling import Sampler, check_sampler
+from invlib.standard import StandardVariables
 from invlib.targets import Target, trace
 
 Strategy = Literal["approximation", "reconstruction", "log_det", "divergence"]
@@ -32,7 +32,15 @@ class Objective:
         description: the loss in a sentence.
     """
 
-    def __init__(self, net: nn.Module, problem: object, loss: object, strength: object, whiten: bool) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        problem: object,
+        loss: object,
+        strength: object,
+        whiten: bool,
+        metric: Tensor | None = None,
+    ) -> None:
         self.net = net
         self.parameter = check_network(net)[0]
         self.members = _members(net)
@@ -46,11 +54,13 @@ class Objective:
         self.strength = self._strength(strength)
 
         self.normal = torch.stack([p.normal_operator for p in self.problems])
+        self.standard = standard_variables(net)
         self.whiten = self._check_whiten(whiten)
+        chosen = self._chosen_metric(metric)
         identity = torch.eye(self.dim, dtype=torch.float64).expand_as(self.normal)
-        self.metric = torch.linalg.inv(self.normal) if self.whiten else identity
+        self.metric = identity if chosen is None else chosen
         self.noise = 0.5 * self.noise_std**2 * trace(self.metric @ self.normal)  # E |A* eta|_W^2 / 2
-        self.options: dict[str, Any] = {"metric": self._like_net(self.metric)} if self.whiten else {}
+        self.options: dict[str, Any] = {} if chosen is None else {"metric": self._like_net(chosen)}
 
         # A* eta has the law of delta H^{1/2} (standard normal): the noise of z, whatever the size of y.
         values, vectors = torch.linalg.eigh(self.normal)
@@ -86,7 +96,7 @@ class Objective:
 
         net: Any = self.net
         if self.name == "reconstruction":
-            return reconstruction_loss(net, x, z)
+            return reconstruction_loss(net, x, z, **self.options)
 
         noise = self._like_net(self.noise)
         if self.name == "approximation":
@@ -113,6 +123,7 @@ class Objective:
 
     def settings(self) -> dict[str, Any]:
         """Return what must be the same when a training is continued."""
+        own_metric = {"metric": self.metric} if self.options and not self.whiten else {}
         return {
             "loss": self.name or getattr(self.own_loss, "__qualname__", type(self.own_loss).__qualname__),
             "members": self.members,
@@ -120,6 +131,7 @@ class Objective:
             "noise_std": self.noise_std.tolist(),
             "normal_operator": self.normal,
             "whiten": self.whiten,
+            **own_metric,
         }
 
     def _like_net(self, value: Tensor) -> Tensor:
@@ -127,7 +139,7 @@ class Objective:
         return value if self.members is not None else value[0]
 
     def _problems(self, problem: object, net: nn.Module) -> list[LinearProblem]:
-        problems = per_member("problem", problem, LinearProblem, self.members)
+        problems = _checks.per_member("problem", problem, LinearProblem, self.members)
         dim = getattr(net, "dim", problems[0].dim)
         for p in problems:
             if p.dim != dim:
@@ -139,7 +151,7 @@ class Objective:
             return self.noise_std
         if self.name is None:
             raise ValueError(f"strength must be None for a loss of your own, which does not see it, got {strength!r}")
-        strengths = per_member("strength", strength, (int, float), self.members)
+        strengths = _checks.per_member("strength", strength, (int, float), self.members)
         return torch.tensor([_checks.positive("strength", s) for s in strengths], dtype=torch.float64)
 
     def _check_whiten(self, whiten: object) -> bool:
@@ -158,6 +170,25 @@ class Objective:
                 raise ValueError(f"whiten must be False for an operator {worst}, got {p}")
         return True
 
+    def _chosen_metric(self, metric: Tensor | None) -> Tensor | None:
+        """The norm of the misfit, (E, n, n): that of the noise, the one asked for, or that of the network's variables.
+
+        None means the identity.
+        """
+        if self.whiten:
+            if metric is not None:
+                raise ValueError(f"metric must be None with whiten=True, which is a metric, got {metric!r}")
+            inverse: Tensor = torch.linalg.inv(self.normal)
+            return inverse
+        if metric is None:
+            return None if self.standard is None or self.name is None else self.standard.metric(self.name)
+
+        if self.name is None:
+            raise ValueError("metric must be None for a loss of your own, which does not see it")
+        batch = () if self.members is None else (self.members,)
+        checked: Tensor = _checks.metric(metric, self.dim, batch)
+        return checked.detach().to("cpu", torch.float64).expand_as(self.normal)
+
     def _checked(self, value: object) -> Tensor:
         shape = () if self.members is None else (self.members,)
         if not isinstance(value, Tensor):
@@ -165,6 +196,12 @@ class Objective:
         if value.shape != shape:
             raise ValueError(f"loss must return a tensor of shape {shape}, got {tuple(value.shape)}")
         return value
+
+
+def standard_variables(net: object) -> StandardVariables | None:
+    """Return the standard variables of a network, if it has some (`IResNet.for_problem`)."""
+    standard = getattr(net, "standard", None)
+    return standard if isinstance(standard, StandardVariables) else None
 
 
 def check_network(net: object, *, mixed: bool = False) -> list[nn.Parameter]:
@@ -190,26 +227,6 @@ def check_network(net: object, *, mixed: bool = False) -> list[nn.Parameter]:
         found = " and ".join(sorted(map(str, dtypes)))
         raise ValueError(f"net must have parameters of torch.float32, or all of torch.float64, got {found}")
     return parameters
-
-
-def per_member(name: str, value: object, kind: type | tuple[type, ...], members: int | None) -> list[Any]:
-    """Return a list with one entry for each member, from one entry or a sequence of them.
-
-    Raises:
-        TypeError: if an entry has another type than `kind`.
-        ValueError: if the number of entries does not fit.
-    """
-    if isinstance(value, (Tensor, np.ndarray, np.generic)) and not issubclass(LinearProblem, kind):
-        value = value.tolist()
-    count = members or 1
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, kind) else [value] * count
-    if len(values) != count:
-        raise ValueError(f"{name} must be one entry, or one for each of the {count} members, got {value!r}")
-    if not all(isinstance(v, kind) for v in values):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        wanted = " or ".join(k.__name__ for k in kinds)
-        raise TypeError(f"{name} must be a {wanted}, or a sequence of one for each member, got {value!r}")
-    return values
 
 
 def _known(loss: object) -> str:

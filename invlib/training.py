@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from invlib.objective import Loss, Objective, Strategy, check_network
 from invlib.optimizers import SOAP
 from invlib.problems import LinearProblem
 from invlib.samples import Samples
-from invlib.sampling import Sampler, batches
+from invlib.sampling import Sampler, Shift, batches
 from invlib.targets import Target, warn_if_out_of_reach
 from invlib.threads import one_thread_if_small
 
@@ -37,6 +38,27 @@ __all__ = [
     "train",
     "warm_up_and_cosine",
 ]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the points of a training come from, and how many there are in a step.
+
+    Attributes:
+        shift: of the quasi-random points.
+        stages: (until which share of the steps, how many times `batch_size`).
+    """
+
+    shift: Shift
+    stages: tuple[tuple[float, int], ...]
+
+    def growth(self, step: int, steps: int) -> int:
+        """Return by which factor the batch of step 0, 1, ... of `steps` is larger than `batch_size`."""
+        return next(factor for share, factor in self.stages if step < share * steps)
+
+
+PLAIN = Plan("modulo", ((0.5, 1), (1.0, 4)))
+STANDARD = Plan("digital", ((0.1, 1), (0.5, 4), (1.0, 8)))
 
 
 def warm_up_and_cosine(step: int, steps: int, warm_up: float = 0.05) -> float:
@@ -69,6 +91,7 @@ def train(
     optimizer: Optimizer = SOAP,
     schedule: Schedule = warm_up_and_cosine,
     whiten: bool = False,
+    metric: Tensor | None = None,
     callback: Callback | None = None,
     patience: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -86,6 +109,11 @@ def train(
 
     The approximation-type losses depend on the noise only through $E\|\varphi(x) - z\|^2 = E\|\varphi(x) - Hx\|^2 +
     \delta^2\,\mathrm{tr}\,H$. Their noise is averaged exactly: they are evaluated at z = Hx and the constant is added.
+
+    *A problem of your own.* Build the network by `IResNet.for_problem`: it starts close to Wiener's filter, and units,
+    offsets and correlations do not matter. It is trained in the norm of its own variables, with digitally shifted
+    points, and with `batch_size` points up to a tenth of the steps, four times as many up to half of them, and eight
+    times as many from there. A plain network with these settings is not as good: the variables decide.
 
     *Stops.* `callback` and `patience` can end a training early, and so does Ctrl-C: the weights so far are kept, and
     `history.stopped` says why. With `Samples(..., held_out=share)` the weights with the least loss on the points held
@@ -116,6 +144,9 @@ def train(
             divergence keep their minimizers; together with `output_operator=A*` this is the y-form, which trains far
             better where H has small eigenvalues. For the log-determinant it puts an H in front of the score, as in
             Lemma 1(c). It does not touch the reconstruction loss.
+        metric: measure the misfit in this norm, (n, n) or (E, n, n), symmetric positive definite: that of z, and for
+            the reconstruction that of x. None means that of the network's own variables (`IResNet.for_problem`) if it
+            has some and the loss is not the log-determinant, and otherwise the Euclidean norm.
         callback: sees a `TrainingStep` after each step; if it returns True, the training stops.
         patience: stop when the loss on the points held out has not become better for so many steps.
         checkpoint: a file to write to, and to continue from if it exists.
@@ -160,18 +191,19 @@ def train(
     _refuse_inference_mode()
     _checks.count("batch_size", batch_size)
     _check_generator(generator)
-    objective = Objective(net, problem, loss, strength, whiten)
+    objective = Objective(net, problem, loss, strength, whiten, metric)
     priors = objective.priors(prior)
     factors = checked_rates(learning_rate, schedule, steps)
     target = objective.target(priors)
     if target is not None:
         warn_if_out_of_reach(net, target)
 
-    source = batches(priors, objective.dim, generator)
+    plan = PLAIN if objective.standard is None else STANDARD
+    source = batches(priors, objective.dim, generator, plan.shift)
     validation = _validation(objective, priors, batch_size, steps, patience)
 
     def batch_loss(step: int) -> Tensor:
-        size = batch_size if 2 * step < steps else 4 * batch_size
+        size = batch_size * plan.growth(step, steps)
         x, z = objective.data(*source.draw_with_noise(size))
         return objective.loss(x, z, generator)
 
