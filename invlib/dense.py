@@ -23,8 +23,8 @@ from invlib.standard import standardize
 FIRST_NORM = 1.5
 """Of the weights at the start: at the Lipschitz bound training is faster than near the identity."""
 
-LAST_NORM = 0.1
-"""Of the last weights of a network in standard variables: it starts close to Wiener's filter."""
+LAST_NORM = 0.2
+"""Of the last weights in standard variables, over the dimension: such a network starts close to Wiener's filter."""
 
 
 class DenseBlock(ResidualBlock):
@@ -282,7 +282,7 @@ class IResNet(ResidualNetwork):
         )
         net.standard = variables
         with torch.no_grad():
-            net.weights[-1].mul_(LAST_NORM / FIRST_NORM)
+            net.weights[-1].mul_(LAST_NORM / FIRST_NORM / max(2, net.dim))
         return net
 
     def _initialize(self, dtype: torch.dtype | None, generator: torch.Generator | None) -> None:

@@ -40,25 +40,35 @@ __all__ = [
 ]
 
 
+PEAK = 6e-2
+"""Of the learning rate."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """Where the points of a training come from, and how many there are in a step.
+    """The defaults of a training that depend on the kind of the network.
 
     Attributes:
         shift: of the quasi-random points.
         stages: (until which share of the steps, how many times `batch_size`).
+        fading: whether the learning rate falls with the dimension.
     """
 
     shift: Shift
     stages: tuple[tuple[float, int], ...]
+    fading: bool
+
+    def peak(self, dim: int) -> float:
+        """Return the peak of the learning rate in this dimension."""
+        return PEAK * min(1.0, math.sqrt(2 / dim)) if self.fading else PEAK
 
     def growth(self, step: int, steps: int) -> int:
         """Return by which factor the batch of step 0, 1, ... of `steps` is larger than `batch_size`."""
         return next(factor for share, factor in self.stages if step < share * steps)
 
 
-PLAIN = Plan("modulo", ((0.5, 1), (1.0, 4)))
-STANDARD = Plan("digital", ((0.1, 1), (0.5, 4), (1.0, 8)))
+PLAIN = Plan("modulo", ((0.5, 1), (1.0, 4)), fading=False)
+STANDARD = Plan("digital", ((0.1, 1), (0.5, 4), (1.0, 8)), fading=True)
 
 
 def warm_up_and_cosine(step: int, steps: int, warm_up: float = 0.05) -> float:
@@ -87,7 +97,7 @@ def train(
     strength: float | Sequence[float] | None = None,
     steps: int = 2000,
     batch_size: int = 256,
-    learning_rate: float = 6e-2,
+    learning_rate: float | None = None,
     optimizer: Optimizer = SOAP,
     schedule: Schedule = warm_up_and_cosine,
     whiten: bool = False,
@@ -112,8 +122,8 @@ def train(
 
     *A problem of your own.* Build the network by `IResNet.for_problem`: it starts close to Wiener's filter, and units,
     offsets and correlations do not matter. It is trained in the norm of its own variables, with digitally shifted
-    points, and with `batch_size` points up to a tenth of the steps, four times as many up to half of them, and eight
-    times as many from there. A plain network with these settings is not as good: the variables decide.
+    points, a learning rate that falls with the dimension, and `batch_size` points up to a tenth of the steps, four
+    times as many up to half of them, and eight times as many from there.
 
     *Stops.* `callback` and `patience` can end a training early, and so does Ctrl-C: the weights so far are kept, and
     `history.stopped` says why. With `Samples(..., held_out=share)` the weights with the least loss on the points held
@@ -136,7 +146,8 @@ def train(
             regularized losses use it.
         steps: number of gradient steps.
         batch_size: points in each step of the first half, for each member; in the second half four times as many.
-        learning_rate: its peak.
+        learning_rate: its peak; None means 6e-2, and for a network of `IResNet.for_problem` in more than two dimensions
+            $6 \cdot 10^{-2} \sqrt{2/n}$.
         optimizer: called as `optimizer(parameters, lr=learning_rate)`, such as `torch.optim.Adam`.
         schedule: the learning rate in step 0, 1, ... as a fraction of its peak, a function of the step and the number
             of steps.
@@ -193,12 +204,13 @@ def train(
     _check_generator(generator)
     objective = Objective(net, problem, loss, strength, whiten, metric)
     priors = objective.priors(prior)
-    factors = checked_rates(learning_rate, schedule, steps)
+    plan = STANDARD if objective.standard else PLAIN
+    peak = plan.peak(objective.dim) if learning_rate is None else learning_rate
+    rates = checked_rates(peak, schedule, steps)
     target = objective.target(priors)
     if target is not None:
         warn_if_out_of_reach(net, target)
 
-    plan = PLAIN if objective.standard is None else STANDARD
     source = batches(priors, objective.dim, generator, plan.shift)
     validation = _validation(objective, priors, batch_size, steps, patience)
 
@@ -214,7 +226,7 @@ def train(
     return _run(
         net,
         batch_loss,
-        factors,
+        rates,
         optimizer,
         schedule,
         work=work,
@@ -233,7 +245,7 @@ def minimize(
     loss: Callable[[int], Tensor],
     steps: int,
     *,
-    learning_rate: float = 6e-2,
+    learning_rate: float = PEAK,
     optimizer: Optimizer = SOAP,
     schedule: Schedule = warm_up_and_cosine,
     callback: Callback | None = None,

@@ -383,7 +383,18 @@ def test_the_constructor_of_plain_networks_draws_the_same_weights():
     net = build()
     for ours, theirs in zip(net.biases, plain.biases, strict=True):
         assert torch.equal(ours, theirs)
-    torch.testing.assert_close(net.weights[2] * 15, plain.weights[2])
+    torch.testing.assert_close(net.weights[2] * 22.5, plain.weights[2])
+
+
+@pytest.mark.parametrize(("dim", "norm", "rate"), [(1, 0.1, 6e-2), (2, 0.1, 6e-2), (8, 0.025, 3e-2)])
+def test_last_weights_and_learning_rate_fall_with_the_dimension(dim, norm, rate):
+    problem, prior = LinearProblem(torch.eye(dim), 0.3), LogisticPrior([1.0] * dim)
+    net = build(problem, prior)
+    torch.testing.assert_close(torch.linalg.svdvals(net.weights[-1])[..., 0], torch.full((1, 3), norm, dtype=F64))
+    assert STANDARD.peak(dim) == pytest.approx(rate)
+    assert PLAIN.peak(dim) == 6e-2
+    options = {"steps": 20, "batch_size": 4, "generator": oracles.generator(1)}
+    assert float(invlib.train(net, problem, prior, **options).learning_rate.max()) == pytest.approx(rate, rel=1e-6)
 
 
 # Bad arguments
