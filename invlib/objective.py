@@ -54,11 +54,12 @@ class Objective:
         self.strength = self._strength(strength)
 
         self.normal = torch.stack([p.normal_operator for p in self.problems])
-        self.standard = standard_variables(net)
         self.whiten = self._check_whiten(whiten)
         chosen = self._chosen_metric(metric)
+        self.standard = standard_variables(net)
+        self.in_core = chosen is None and self._standard_metric() is not None
         identity = torch.eye(self.dim, dtype=torch.float64).expand_as(self.normal)
-        self.metric = identity if chosen is None else chosen
+        self.metric = next(m for m in (chosen, self._standard_metric(), identity) if m is not None)
         self.noise = 0.5 * self.noise_std**2 * trace(self.metric @ self.normal)  # E |A* eta|_W^2 / 2
         self.options: dict[str, Any] = {} if chosen is None else {"metric": self._like_net(chosen)}
 
@@ -87,6 +88,8 @@ class Objective:
         z = x @ self.normal.mT
         if self.name in (None, "reconstruction"):
             z = z + noise @ self._noise_factor.mT
+        if self.standard is not None and self.in_core:
+            x, z = self.standard.of_core(x, z)
         return self._like_net(x), self._like_net(z)
 
     def loss(self, x: Tensor, z: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -94,7 +97,7 @@ class Objective:
         if self.own_loss is not None:
             return self._checked(self.own_loss(self.net, x, z))
 
-        net: Any = self.net
+        net, strength = self._fitted()
         if self.name == "reconstruction":
             return reconstruction_loss(net, x, z, **self.options)
 
@@ -103,8 +106,7 @@ class Objective:
             return approximation_loss(net, x, z, **self.options) + noise
 
         loss = log_det_loss if self.name == "log_det" else divergence_loss
-        strength = self._like_net(self.strength)
-        return loss(net, x, z, strength, generator=generator, **self.options) + noise
+        return loss(net, x, z, self._like_net(strength), generator=generator, **self.options) + noise
 
     def target(self, priors: Sequence[Sampler]) -> Target | None:
         """Return what is known about the minimizer; None for a loss of the caller's."""
@@ -123,7 +125,7 @@ class Objective:
 
     def settings(self) -> dict[str, Any]:
         """Return what must be the same when a training is continued."""
-        own_metric = {"metric": self.metric} if self.options and not self.whiten else {}
+        own_metric = {"metric": self.metric} if self.in_core or (self.options and not self.whiten) else {}
         return {
             "loss": self.name or getattr(self.own_loss, "__qualname__", type(self.own_loss).__qualname__),
             "members": self.members,
@@ -170,18 +172,30 @@ class Objective:
                 raise ValueError(f"whiten must be False for an operator {worst}, got {p}")
         return True
 
-    def _chosen_metric(self, metric: Tensor | None) -> Tensor | None:
-        """The norm of the misfit, (E, n, n): that of the noise, the one asked for, or that of the network's variables.
+    def _fitted(self) -> tuple[Any, Tensor]:
+        """The network, or its core, and the strength, (E,), for data as `data` returns them.
 
-        None means the identity.
+        In the core's variables the loss is that in the norm `metric`: the same number, without rounding errors of large
+        offsets and of extreme conditions.
         """
+        net: Any = self.net
+        if self.standard is None or not self.in_core:
+            return net, self.strength
+        return net.core(), self.strength / self.standard.scale
+
+    def _standard_metric(self) -> Tensor | None:
+        """The norm of the network's own variables, (E, n, n), if it has some and no minimizer depends on it."""
+        return None if self.standard is None or self.name is None else self.standard.metric(self.name)
+
+    def _chosen_metric(self, metric: Tensor | None) -> Tensor | None:
+        """The norm of the misfit that was asked for, (E, n, n), or None."""
         if self.whiten:
             if metric is not None:
                 raise ValueError(f"metric must be None with whiten=True, which is a metric, got {metric!r}")
             inverse: Tensor = torch.linalg.inv(self.normal)
             return inverse
         if metric is None:
-            return None if self.standard is None or self.name is None else self.standard.metric(self.name)
+            return None
 
         if self.name is None:
             raise ValueError("metric must be None for a loss of your own, which does not see it")

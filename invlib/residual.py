@@ -10,10 +10,11 @@ Derived in `book/residual-networks.md`: bounds, Jacobians, determinants, and the
 """
 
 import abc
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -250,6 +251,12 @@ class ResidualNetwork(Composition):
 
     Arguments as for `Composition`; a subclass gives `residual_blocks`.
     """
+
+    def core(self) -> Self:
+        """Return the network without the fixed layers of its standard variables, with the same parameters."""
+        core = copy.copy(self)
+        core.standard = None
+        return core
 
     @full_precision
     def forward(self, x: Tensor) -> Tensor:

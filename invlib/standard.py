@@ -85,12 +85,16 @@ class StandardVariables:
         """The layer after the core, from the standard variables to z."""
         return AffineBlock(self.root * self._stretch, self.data_mean.unsqueeze(-2))
 
+    def of_core(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return points and their data in standard variables, (E, B, n) each: what the core maps to each other."""
+        centred = z - self.data_mean.unsqueeze(-2)
+        return self.first.value(x), self.last.solver((z,), tol=0.0)(centred)
+
     def metric(self, loss: str) -> Tensor | None:
-        r"""Return the norm W of the misfit, (E, n, n), in which `train` fits the core; None means the identity.
+        r"""Return the norm W of the misfit, (E, n, n), that is the Euclidean norm in the core's variables, or None.
 
         For the divergence and the approximation it is $P^{-1}/c^2$, for the reconstruction, whose misfit is one of x,
-        $P/c^2$: the squared misfit is then that of the core. The log-determinant has another minimizer in another norm,
-        so nothing is chosen for it.
+        $P/c^2$. The log-determinant has another minimizer in another norm, so none is chosen for it.
         """
         if loss in ("approximation", "divergence"):
             inverse: Tensor = torch.linalg.inv(self.root * self._stretch)

@@ -249,6 +249,31 @@ def test_the_batches_grow_earlier_and_those_of_plain_networks_as_before():
     assert counted == [4] + [16] * 4 + [32] * 5
 
 
+@pytest.mark.parametrize("loss", ["approximation", "divergence", "reconstruction"])
+def test_single_precision_stands_extreme_conditions_and_offsets(loss):
+    """The condition of P is 10^8, and the mean is 1,000 standard deviations away."""
+    problem = LinearProblem([[1.0, 0.0], [1e-3, 1e-5]], 1e-4)
+    prior = GaussianMixture([1.0], [[1000.0, 2000.0]], torch.eye(2)[None])
+    losses = []
+    for dtype in (F32, F64):
+        net = IResNet.for_problem(problem, prior, width=8, dtype=F32, generator=oracles.generator(1)).to(dtype)
+        options = {"steps": 5, "batch_size": 64, "generator": oracles.generator(2)}
+        options |= {"optimizer": torch.optim.Adam, "learning_rate": 1e-2}
+        losses.append(invlib.train(net, problem, prior, loss, **options).loss.double())
+    assert float(torch.linalg.cond(net.standard.wiener[0])) > 5e7
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-4)
+
+
+def test_the_core_is_the_network_without_its_fixed_layers():
+    net = build(members=2)
+    core, x = net.core(), oracles.randn(2, 5, 3, seed=29)
+    assert core.standard is None
+    assert net.standard is not None
+    assert all(ours is theirs for ours, theirs in zip(core.parameters(), net.parameters(), strict=True))
+    expected = net.standard.last.value(core(net.standard.first.value(x)))
+    torch.testing.assert_close(net(x), expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("dim", [3, 20])
 def test_training_follows_units_and_offsets(dim):
     """x in other units and with an offset, y in other units: the same training, up to rounding.
