@@ -21,6 +21,7 @@ import convolution
 import exactness
 import inversion
 import peers
+import random_problems
 import speed
 
 TOPICS = {
@@ -34,6 +35,8 @@ TOPICS = {
     "convolution": convolution.convolution,
     "accuracy_map": exactness.accuracy_map,
     "accuracy_mean": exactness.accuracy_mean,
+    "random_problems": random_problems.random_problems,
+    "random_problems_64": random_problems.random_problems_64,
 }
 KEEP_MEMORY = {name: str(2**30) for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")}
 """The C library keeps freed memory, as in the kernels of the chapters: for all competitors alike."""

@@ -40,6 +40,7 @@ from invlib.quadrature import QuadratureError
 from invlib.residual import LogDetEstimate, ResidualNetwork
 from invlib.samples import Samples
 from invlib.sampling import QuasiRandom, Sampler, quasi_sample, quasi_uniform
+from invlib.standard import StandardVariables
 from invlib.targets import ReachWarning
 from invlib.training import minimize, train
 
@@ -73,6 +74,7 @@ __all__ = [
     "ResidualNetwork",
     "Sampler",
     "Samples",
+    "StandardVariables",
     "TrainingError",
     "TrainingStep",
     "approximation_loss",

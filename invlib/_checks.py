@@ -2,6 +2,8 @@
 
 import math
 import numbers
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -215,6 +217,26 @@ def metric(value: Tensor, dim: int, batch: tuple[int, ...]) -> Tensor:
     if bool((torch.linalg.cholesky_ex(matrix).info > 0).any()):
         raise ValueError(f"metric must be positive definite, got {matrix.tolist()}")
     return value
+
+
+def per_member(name: str, value: object, kind: type | tuple[type, ...], members: int | None) -> list[Any]:
+    """Return a list with one entry for each member, from one entry or a sequence of them.
+
+    Raises:
+        TypeError: if an entry has another type than `kind`.
+        ValueError: if the number of entries does not fit.
+    """
+    if isinstance(value, (Tensor, np.ndarray, np.generic)) and issubclass(float, kind):
+        value = value.tolist()
+    count = members or 1
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, kind) else [value] * count
+    if len(values) != count:
+        raise ValueError(f"{name} must be one entry, or one for each of the {count} members, got {value!r}")
+    if not all(isinstance(v, kind) for v in values):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join(k.__name__ for k in kinds)
+        raise TypeError(f"{name} must be a {wanted}, or a sequence of one for each member, got {value!r}")
+    return values
 
 
 def _as_tensor(name: str, value: object) -> Tensor:

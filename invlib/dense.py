@@ -3,9 +3,10 @@
 Derived in `book/residual-networks.md`: the Lipschitz constraint, the Jacobian carried forward, determinants.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,16 @@ from invlib import _checks, linalg
 from invlib.activations import LARGE, SMOOTH_ABS, Activation, is_moderate
 from invlib.blocks import Linearization, ResidualBlock, Solver
 from invlib.errors import DifferentiatedTwiceError
+from invlib.problems import LinearProblem
 from invlib.residual import ResidualNetwork, shrink
+from invlib.sampling import Sampler
+from invlib.standard import standardize
+
+FIRST_NORM = 1.5
+"""Of the weights at the start: at the Lipschitz bound training is faster than near the identity."""
+
+LAST_NORM = 0.2
+"""Of the last weights in standard variables, over the dimension: such a network starts close to Wiener's filter."""
 
 
 class DenseBlock(ResidualBlock):
@@ -146,6 +156,8 @@ class IResNet(ResidualNetwork):
         dtype: of the parameters; the default is torch's.
         generator: for the initial weights.
 
+    For a problem of your own, build it by `IResNet.for_problem`: then units, offsets and correlations do not matter.
+
     Raises:
         ValueError: if an argument is out of its range.
 
@@ -184,13 +196,103 @@ class IResNet(ResidualNetwork):
         self.biases = nn.ParameterList()
         self._initialize(_checks.parameter_dtype(dtype), generator)
 
+    @classmethod
+    def for_problem(
+        cls,
+        problem: LinearProblem | Sequence[LinearProblem],
+        prior: Sampler | Sequence[Sampler],
+        *,
+        strength: float | Sequence[float] | None = None,
+        mean: object | None = None,
+        covariance: object | None = None,
+        blocks: int = 3,
+        width: int = 32,
+        lipschitz: float = 0.97,
+        activation: Activation | str = SMOOTH_ABS,
+        members: int | None = None,
+        exact: bool | None = None,
+        dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Self:
+        r"""Return a network that starts close to Wiener's filter of a problem: the choice for a problem of your own.
+
+        With m and C the mean and covariance of the prior, $P = H + \hat\delta^2 C^{-1}$ and $c^2 = \mathrm{tr}(PC)/n$,
+        the network is
+
+        $$\varphi(x) = c\,P^{1/2}\,\psi\bigl(P^{1/2}(x - m)/c\bigr) + Hm$$
+
+        with the blocks as $\psi$. For $\psi = \mathrm{Id}$ its inverse is Wiener's filter, the best affine
+        reconstruction; so the blocks need not learn units, offsets and correlations. The layers around them are fixed
+        and part of the state: it is saved, copied and trained like any other network.
+
+        `train` knows such a network. It fits divergence and approximation in the norm of $P^{-1}$ and the
+        reconstruction in that of P, which moves no minimizer, takes its points from digitally shifted Sobol points, and
+        lets the batches grow earlier. The log-determinant has another minimizer in another norm, so it keeps the
+        Euclidean one; `train(..., metric=net.standard.wiener.inverse())` asks for that of $P^{-1}$.
+
+        Args:
+            problem: one problem, or one for each member.
+            prior: the distribution of x, or one for each member. Its moments are its `mean` and `covariance` where it
+                has them, and those of 2^14 points otherwise. Of `Samples` the covariance is shrunk towards a multiple
+                of the identity (`invlib.standard.shrunk_covariance`): so few samples suffice.
+            strength: the regularization strength of the training to come, one number or one for each member; None
+                means `noise_std`. Another one in `train` does no harm to the minimizer.
+            mean: m, (n,), or (E, n) with members, in the place of the prior's.
+            covariance: C, (n, n), or (E, n, n) with members, in the place of the prior's.
+            blocks: as for `IResNet`, and so are the others.
+            width: of the hidden layers.
+            lipschitz: the bound L on every block.
+            activation: of the hidden layers.
+            members: None, or the number E of networks.
+            exact: whether log-determinant and divergence are exact.
+            dtype: of the parameters.
+            generator: for the initial weights.
+
+        Raises:
+            ValueError: if an argument does not fit, names the argument.
+            TypeError: if an argument is of a wrong kind, names the argument.
+
+        Example:
+            >>> from invlib import GaussianMixture, posterior_mean
+            >>> problem = LinearProblem([[0.05, 0.02], [0.0, 0.01]], noise_std=0.02)
+            >>> prior = GaussianMixture([1.0], [[100.0, 50.0]], [[[4.0, 0.0], [0.0, 4.0]]])
+            >>> net = IResNet.for_problem(problem, prior, generator=torch.Generator().manual_seed(0))
+            >>> z = problem.normal_data(torch.tensor([[6.0, 0.6]]))
+            >>> wiener = posterior_mean(problem, prior, z)
+            >>> bool((net.inverse(z) - wiener).norm() < 0.3)
+            True
+        """
+        variables = standardize(
+            problem,
+            prior,
+            strength=strength,
+            members=members,
+            mean=mean,
+            covariance=covariance,
+        )
+        net = cls(
+            variables.dim,
+            blocks=blocks,
+            width=width,
+            lipschitz=lipschitz,
+            activation=activation,
+            members=members,
+            exact=exact,
+            dtype=dtype,
+            generator=generator,
+        )
+        net.standard = variables
+        with torch.no_grad():
+            net.weights[-1].mul_(LAST_NORM / FIRST_NORM / max(2, net.dim))
+        return net
+
     def _initialize(self, dtype: torch.dtype | None, generator: torch.Generator | None) -> None:
-        """Spectral norm 1.5 in each layer: a start at the Lipschitz bound trains faster than one near the identity."""
+        """Spectral norm 1.5 in each layer."""
         stack = (self.members or 1, self.depth)
         sizes = [self.dim, self.width, self.width, self.dim]
         for layer, (inputs, outputs) in enumerate(pairwise(sizes)):
             weight = torch.randn(*stack, outputs, inputs, dtype=dtype, generator=generator)
-            weight = 1.5 * weight / torch.linalg.matrix_norm(weight, 2)[..., None, None]
+            weight = FIRST_NORM * weight / torch.linalg.matrix_norm(weight, 2)[..., None, None]
             bias = torch.randn(*stack, 1, outputs, dtype=dtype, generator=generator)
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(bias if layer < 2 else torch.zeros_like(bias)))
@@ -198,8 +300,9 @@ class IResNet(ResidualNetwork):
     def extra_repr(self) -> str:
         """Show the sizes and certified bounds, which hold for every member."""
         members = "" if self.members is None else f"members={self.members}, "
+        standard = "" if self.standard is None else "in standard variables, "
         return (
-            f"dim={self.dim}, blocks={self.depth}, width={self.width}, {members}"
+            f"dim={self.dim}, blocks={self.depth}, width={self.width}, {members}{standard}"
             f"lipschitz={self.lipschitz:g}, {self._bounds_text()}"
         )
 

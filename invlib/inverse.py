@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from invlib.blocks import Block, evaluate
+from invlib.blocks import AffineBlock, Block, evaluate
 from invlib.errors import differentiable_once
 
 
@@ -32,7 +32,7 @@ class InverseSolution:
         x: (..., n), the solutions.
         residual: (...), |phi(x) - z|, evaluated anew at x.
         iterations: (...), Newton evaluations over all blocks.
-        converged: (...), residual <= tol max(1, |z|).
+        converged: (...), residual <= tol max(1, |z|); in standard variables, relative to the size of z there.
         error_bound: (...), (residual + its rounding error) / lower: the exact inverse is certainly no farther away.
         tol: the tolerance asked for.
     """
@@ -84,6 +84,7 @@ def solve(
     lower: float | Tensor,
     tol: float,
     max_iterations: int,
+    scale: Tensor | None = None,
 ) -> InverseSolution:
     """Invert detached blocks in their dtype, for data z of shape (E, B, n), and look at what came out.
 
@@ -92,15 +93,16 @@ def solve(
         z: (E, B, n), in the dtype of the blocks.
         start: points to start from, (E, B, n), or None.
         lower: a lower bound on the stretching of distances, a float or (E, 1).
-        tol: bound on |phi(x) - z| relative to max(1, |z|).
+        tol: bound on |phi(x) - z| relative to the scale.
         max_iterations: of each block.
+        scale: (E, B); None means max(1, |z|).
     """
-    scale = z.norm(dim=-1).clamp_min(1.0)
+    length = z.norm(dim=-1).clamp_min(1.0)
+    scale = length if scale is None else scale
     x, used = invert_blocks(blocks, z, start, tol * scale, max_iterations)
     residual = (evaluate(blocks, x) - z).norm(dim=-1)
 
-    largest = product(per_member(block.limits[1], z) for block in blocks if not block.iterative)
-    size = torch.maximum(scale, largest * x.norm(dim=-1))
+    size = torch.maximum(length, _image_size(blocks, x))
     rounding = 16 * (len(blocks) + 1) * torch.finfo(z.dtype).eps * size
     return InverseSolution(
         x=x,
@@ -134,6 +136,16 @@ def invert_blocks(
         iterations += used
         share = share / per_member(block.limits[1], share)
     return x, iterations
+
+
+def _image_size(blocks: Sequence[Block], x: Tensor) -> Tensor:
+    """The size of what is added up in the image of x, (E, B): the affine blocks at their worst."""
+    size: Tensor = x.norm(dim=-1)
+    for block in blocks:
+        if isinstance(block, AffineBlock):
+            shift = 0.0 if block.shift is None else block.shift.norm(dim=-1).to(x)
+            size = per_member(block.limits[1], x) * size + shift
+    return size
 
 
 def attach_gradient(blocks: Sequence[Block], x: Tensor, z: Tensor, tol: float) -> Tensor:

@@ -3,9 +3,9 @@ r"""The four training losses: two classical ones and the two regularized ones.
 All take a network (`invlib.networks`: anything with ``net(x)`` and ``net.inverse(z)``), points x ~ p_X and their data
 z = A* y, both (..., B, n), and return the mean over the batch, (...): a scalar for one batch, (E,) for members.
 
-The forward-type losses measure the misfit in the Euclidean norm or in that of a `metric` W, symmetric positive
-definite, (n, n) or (E, n, n): $\|v\|_W^2 = \langle v, Wv \rangle$. The noise of z has the covariance $\delta^2 H$, so
-$W = H^{-1}$ weighs every direction by its own noise. For square A it is the norm of the y-form: with
+All measure the misfit, of z or (reconstruction) of x, in the Euclidean norm or in that of a `metric` W, symmetric
+positive definite, (n, n) or (E, n, n): $\|v\|_W^2 = \langle v, Wv \rangle$. The noise of z has the covariance
+$\delta^2 H$, so $W = H^{-1}$ weighs every direction by its own noise. For square A it is the norm of the y-form: with
 $\varphi = A^* \psi$ we have $\|\varphi(x) - z\|_W = \|\psi(x) - y\|$.
 
 Whether the log-determinant and the divergence are exact or estimated is the network's business.
@@ -48,8 +48,8 @@ def approximation_loss(net: nn.Module, x: Tensor, z: Tensor, *, metric: Tensor |
     return _half_mean_square(value - z, metric)
 
 
-def reconstruction_loss(net: nn.Module, x: Tensor, z: Tensor) -> Tensor:
-    r"""Return $\tfrac12 E\|\varphi^{-1}(z) - x\|^2$: the inverse approximates the posterior mean.
+def reconstruction_loss(net: nn.Module, x: Tensor, z: Tensor, *, metric: Tensor | None = None) -> Tensor:
+    r"""Return $\tfrac12 E\|\varphi^{-1}(z) - x\|_W^2$: the inverse approximates the posterior mean, whatever W.
 
     Where the network's inverse is an iteration (it accepts `guess` and `tol`), it starts at x and is solved to three
     digits in single precision and to six in double precision; the Newton step that carries its gradient doubles their
@@ -61,6 +61,7 @@ def reconstruction_loss(net: nn.Module, x: Tensor, z: Tensor) -> Tensor:
         net: the network.
         x: points, (..., B, n).
         z: their data, of the shape of x.
+        metric: W, (n, n) or one for each batch, (..., n, n), here a norm of x; None means the identity.
 
     Raises:
         InversionError: if the inverse did not converge.
@@ -73,6 +74,7 @@ def reconstruction_loss(net: nn.Module, x: Tensor, z: Tensor) -> Tensor:
         True
     """
     _check_pair(net, x, z)
+    metric = _as_metric(metric, x)
     inverse = getattr(net, "inverse", None)
     if not callable(inverse):
         raise TypeError(f"net must have a method inverse(z), got {type(net).__name__}")
@@ -80,7 +82,7 @@ def reconstruction_loss(net: nn.Module, x: Tensor, z: Tensor) -> Tensor:
     tol = 1e-3 if x.dtype == torch.float32 else 1e-6
     reconstruction = networks.call(inverse, z, guess=x, tol=tol)
     reconstruction = networks.check_shape("net.inverse(z)", reconstruction, z.shape)
-    return _half_mean_square(reconstruction - x, None)
+    return _half_mean_square(reconstruction - x, metric)
 
 
 def log_det_loss(

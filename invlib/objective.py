@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +10,7 @@ from invlib import _checks
 from invlib.losses import approximation_loss, divergence_loss, log_det_loss, reconstruction_loss
 from invlib.problems import LinearProblem
 from invlib.sampling import Sampler, check_sampler
+from invlib.standard import StandardVariables
 from invlib.targets import Target, trace
 
 Strategy = Literal["approximation", "reconstruction", "log_det", "divergence"]
@@ -32,7 +32,15 @@ class Objective:
         description: the loss in a sentence.
     """
 
-    def __init__(self, net: nn.Module, problem: object, loss: object, strength: object, whiten: bool) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        problem: object,
+        loss: object,
+        strength: object,
+        whiten: bool,
+        metric: Tensor | None = None,
+    ) -> None:
         self.net = net
         self.parameter = check_network(net)[0]
         self.members = _members(net)
@@ -47,10 +55,13 @@ class Objective:
 
         self.normal = torch.stack([p.normal_operator for p in self.problems])
         self.whiten = self._check_whiten(whiten)
+        chosen = self._chosen_metric(metric)
+        self.standard = standard_variables(net)
+        self.in_core = chosen is None and self._standard_metric() is not None
         identity = torch.eye(self.dim, dtype=torch.float64).expand_as(self.normal)
-        self.metric = torch.linalg.inv(self.normal) if self.whiten else identity
+        self.metric = next(m for m in (chosen, self._standard_metric(), identity) if m is not None)
         self.noise = 0.5 * self.noise_std**2 * trace(self.metric @ self.normal)  # E |A* eta|_W^2 / 2
-        self.options: dict[str, Any] = {"metric": self._like_net(self.metric)} if self.whiten else {}
+        self.options: dict[str, Any] = {} if chosen is None else {"metric": self._like_net(chosen)}
 
         # A* eta has the law of delta H^{1/2} (standard normal): the noise of z, whatever the size of y.
         values, vectors = torch.linalg.eigh(self.normal)
@@ -77,6 +88,8 @@ class Objective:
         z = x @ self.normal.mT
         if self.name in (None, "reconstruction"):
             z = z + noise @ self._noise_factor.mT
+        if self.standard is not None and self.in_core:
+            x, z = self.standard.of_core(x, z)
         return self._like_net(x), self._like_net(z)
 
     def loss(self, x: Tensor, z: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -84,17 +97,16 @@ class Objective:
         if self.own_loss is not None:
             return self._checked(self.own_loss(self.net, x, z))
 
-        net: Any = self.net
+        net, strength = self._fitted()
         if self.name == "reconstruction":
-            return reconstruction_loss(net, x, z)
+            return reconstruction_loss(net, x, z, **self.options)
 
         noise = self._like_net(self.noise)
         if self.name == "approximation":
             return approximation_loss(net, x, z, **self.options) + noise
 
         loss = log_det_loss if self.name == "log_det" else divergence_loss
-        strength = self._like_net(self.strength)
-        return loss(net, x, z, strength, generator=generator, **self.options) + noise
+        return loss(net, x, z, self._like_net(strength), generator=generator, **self.options) + noise
 
     def target(self, priors: Sequence[Sampler]) -> Target | None:
         """Return what is known about the minimizer; None for a loss of the caller's."""
@@ -113,6 +125,7 @@ class Objective:
 
     def settings(self) -> dict[str, Any]:
         """Return what must be the same when a training is continued."""
+        own_metric = {"metric": self.metric} if self.in_core or (self.options and not self.whiten) else {}
         return {
             "loss": self.name or getattr(self.own_loss, "__qualname__", type(self.own_loss).__qualname__),
             "members": self.members,
@@ -120,6 +133,7 @@ class Objective:
             "noise_std": self.noise_std.tolist(),
             "normal_operator": self.normal,
             "whiten": self.whiten,
+            **own_metric,
         }
 
     def _like_net(self, value: Tensor) -> Tensor:
@@ -127,7 +141,7 @@ class Objective:
         return value if self.members is not None else value[0]
 
     def _problems(self, problem: object, net: nn.Module) -> list[LinearProblem]:
-        problems = per_member("problem", problem, LinearProblem, self.members)
+        problems = _checks.per_member("problem", problem, LinearProblem, self.members)
         dim = getattr(net, "dim", problems[0].dim)
         for p in problems:
             if p.dim != dim:
@@ -139,7 +153,7 @@ class Objective:
             return self.noise_std
         if self.name is None:
             raise ValueError(f"strength must be None for a loss of your own, which does not see it, got {strength!r}")
-        strengths = per_member("strength", strength, (int, float), self.members)
+        strengths = _checks.per_member("strength", strength, (int, float), self.members)
         return torch.tensor([_checks.positive("strength", s) for s in strengths], dtype=torch.float64)
 
     def _check_whiten(self, whiten: object) -> bool:
@@ -158,6 +172,37 @@ class Objective:
                 raise ValueError(f"whiten must be False for an operator {worst}, got {p}")
         return True
 
+    def _fitted(self) -> tuple[Any, Tensor]:
+        """The network, or its core, and the strength, (E,), for data as `data` returns them.
+
+        In the core's variables the loss is that in the norm `metric`: the same number, without rounding errors of large
+        offsets and of extreme conditions.
+        """
+        net: Any = self.net
+        if self.standard is None or not self.in_core:
+            return net, self.strength
+        return net.core(), self.strength / self.standard.scale
+
+    def _standard_metric(self) -> Tensor | None:
+        """The norm of the network's own variables, (E, n, n), if it has some and no minimizer depends on it."""
+        return None if self.standard is None or self.name is None else self.standard.metric(self.name)
+
+    def _chosen_metric(self, metric: Tensor | None) -> Tensor | None:
+        """The norm of the misfit that was asked for, (E, n, n), or None."""
+        if self.whiten:
+            if metric is not None:
+                raise ValueError(f"metric must be None with whiten=True, which is a metric, got {metric!r}")
+            inverse: Tensor = torch.linalg.inv(self.normal)
+            return inverse
+        if metric is None:
+            return None
+
+        if self.name is None:
+            raise ValueError("metric must be None for a loss of your own, which does not see it")
+        batch = () if self.members is None else (self.members,)
+        checked: Tensor = _checks.metric(metric, self.dim, batch)
+        return checked.detach().to("cpu", torch.float64).expand_as(self.normal)
+
     def _checked(self, value: object) -> Tensor:
         shape = () if self.members is None else (self.members,)
         if not isinstance(value, Tensor):
@@ -165,6 +210,12 @@ class Objective:
         if value.shape != shape:
             raise ValueError(f"loss must return a tensor of shape {shape}, got {tuple(value.shape)}")
         return value
+
+
+def standard_variables(net: object) -> StandardVariables | None:
+    """Return the standard variables of a network, if it has some (`IResNet.for_problem`)."""
+    standard = getattr(net, "standard", None)
+    return standard if isinstance(standard, StandardVariables) else None
 
 
 def check_network(net: object, *, mixed: bool = False) -> list[nn.Parameter]:
@@ -190,26 +241,6 @@ def check_network(net: object, *, mixed: bool = False) -> list[nn.Parameter]:
         found = " and ".join(sorted(map(str, dtypes)))
         raise ValueError(f"net must have parameters of torch.float32, or all of torch.float64, got {found}")
     return parameters
-
-
-def per_member(name: str, value: object, kind: type | tuple[type, ...], members: int | None) -> list[Any]:
-    """Return a list with one entry for each member, from one entry or a sequence of them.
-
-    Raises:
-        TypeError: if an entry has another type than `kind`.
-        ValueError: if the number of entries does not fit.
-    """
-    if isinstance(value, (Tensor, np.ndarray, np.generic)) and not issubclass(LinearProblem, kind):
-        value = value.tolist()
-    count = members or 1
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, kind) else [value] * count
-    if len(values) != count:
-        raise ValueError(f"{name} must be one entry, or one for each of the {count} members, got {value!r}")
-    if not all(isinstance(v, kind) for v in values):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        wanted = " or ".join(k.__name__ for k in kinds)
-        raise TypeError(f"{name} must be a {wanted}, or a sequence of one for each member, got {value!r}")
-    return values
 
 
 def _known(loss: object) -> str:

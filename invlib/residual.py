@@ -10,10 +10,11 @@ Derived in `book/residual-networks.md`: bounds, Jacobians, determinants, and the
 """
 
 import abc
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from invlib.networks import (
     random_signs,
     weighted_trace,
 )
+from invlib.standard import StandardVariables
 from invlib.threads import one_thread_if_small
 
 LARGEST_DATUM = 1e150
@@ -65,6 +67,7 @@ class Composition(InvertibleNetwork, abc.ABC):
         exact: whether log-determinant and divergence are exact or estimated; None lets the size decide.
 
     Attributes:
+        standard: the fixed first and last layers around the blocks (`IResNet.for_problem`), or None.
         exact_log_det: up to this rank of a block's derivative the log-determinant is exact unless asked otherwise.
         exact_divergence: up to this dimension the divergence is.
     """
@@ -87,6 +90,7 @@ class Composition(InvertibleNetwork, abc.ABC):
         self.members = members if members is None else _checks.count("members", members)
         self.lipschitz = _checks.open_unit("lipschitz", lipschitz)
         self.activation = as_activation(activation)
+        self.standard: StandardVariables | None = None
         self._output: AffineBlock | None = None
         self.output_operator = output_operator
         self.exact = _check_exact(exact)
@@ -133,6 +137,7 @@ class Composition(InvertibleNetwork, abc.ABC):
             "lipschitz": self.lipschitz,
             "activation": self.activation.name,
             "output_operator": self.output_operator,
+            "standard": None if self.standard is None else self.standard.state(),
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -146,12 +151,16 @@ class Composition(InvertibleNetwork, abc.ABC):
             raise ValueError(f"activation must be that of the saved network, {found}")
         self.lipschitz = _checks.open_unit("lipschitz", state["lipschitz"])
         self.output_operator = state["output_operator"]
+        standard = state.get("standard")
+        self.standard = None if standard is None else StandardVariables(**standard)
 
     def _blocks(self, dtype: torch.dtype) -> list[Block]:
         """All blocks in a dtype, with gradients."""
         blocks: list[Block] = list(self.residual_blocks())
         if dtype != self._parameter.dtype:
             blocks = [block.to(dtype) for block in blocks]
+        if self.standard is not None:
+            blocks = [self.standard.first, *blocks, self.standard.last]
         return blocks if self._output is None else [*blocks, self._output]
 
     def _exact_blocks(self) -> list[Block]:
@@ -226,6 +235,10 @@ class Composition(InvertibleNetwork, abc.ABC):
         """About the multiply-adds of one evaluation at one point of each member."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    def _size(self, z: Tensor) -> Tensor:
+        """What a tolerance of the inverse is relative to, (E, B), for data z, (E, B, n)."""
+        return z.norm(dim=-1).clamp_min(1.0) if self.standard is None else self.standard.size(z)
+
     def _guess(self, guess: Tensor, z: Tensor) -> Tensor:
         points = self._points("guess", guess).detach()
         if guess.shape != z.shape:
@@ -238,6 +251,12 @@ class ResidualNetwork(Composition):
 
     Arguments as for `Composition`; a subclass gives `residual_blocks`.
     """
+
+    def core(self) -> Self:
+        """Return the network without the fixed layers of its standard variables, with the same parameters."""
+        core = copy.copy(self)
+        core.standard = None
+        return core
 
     @full_precision
     def forward(self, x: Tensor) -> Tensor:
@@ -315,12 +334,15 @@ class ResidualNetwork(Composition):
         r"""Return phi(x) and Hutchinson's estimate $v^* W D\varphi(x)\, v$ of $\mathrm{tr}(W D\varphi(x))$, (...).
 
         The entries of v are random signs. The estimate and its gradient are unbiased, at the cost of two forward passes
-        in any dimension. `metric` is W, (n, n) or (E, n, n); None means the identity.
+        in any dimension. In standard variables (`IResNet.for_problem`) they are the signs of the core's variables, in
+        which its derivative is near the identity. `metric` is W, (n, n) or (E, n, n); None means the identity.
         """
         points = self._points("x", x)
-        signs = random_signs(points, generator)
-        value, tangent = self._value_and_tangent(points, signs)
-        weighted = signs if metric is None else self._weigh(signs, self._metric(metric, x))
+        left = right = random_signs(points, generator)
+        if self.standard is not None:
+            left, right = self.standard.probes(right)
+        weighted = left if metric is None else self._weigh(left, self._metric(metric, x))
+        value, tangent = self._value_and_tangent(points, right)
         return self._like(x, value), self._like(x[..., 0], (weighted * tangent).sum(-1))
 
     @full_precision
@@ -354,7 +376,6 @@ class ResidualNetwork(Composition):
         return self._like(x, points), estimate
 
     @full_precision
-    @full_precision
     def inverse(self, z: Tensor, *, tol: float = 1e-10, guess: Tensor | None = None) -> Tensor:
         """Return phi^{-1}(z), of the shape and dtype of z, differentiable once in z and in the parameters.
 
@@ -363,7 +384,8 @@ class ResidualNetwork(Composition):
 
         Args:
             z: (..., n), or (E, ..., n) with members.
-            tol: bound on |phi(x) - z| relative to max(1, |z|), reached in float64; from 1e-3 on in the dtype of z.
+            tol: bound on |phi(x) - z| relative to max(1, |z|), reached in float64; from 1e-3 on in the dtype of z. In
+                standard variables (`IResNet.for_problem`) it is relative to the size of z there.
             guess: points of the shape of z close to the solution, to start from.
 
         Raises:
@@ -439,7 +461,7 @@ class ResidualNetwork(Composition):
         data = self._data(z).detach().to(dtype)
         start = None if guess is None else self._guess(guess, z).to(dtype)
         with one_thread_if_small(self.work * data.shape[1]):
-            solution = solve(blocks, data, start, lower, tol, max_iterations)
+            solution = solve(blocks, data, start, lower, tol, max_iterations, self._size(data))
         return solution.reshaped(z.shape)
 
 

@@ -6,7 +6,7 @@ them falls almost like 1/N instead of 1/sqrt(N) (Owen 1997, "Scrambled net varia
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor
@@ -16,6 +16,12 @@ from invlib.samples import Samples
 
 EDGE = 1e-12
 """Distance that quasi-random points keep from the faces of the cube, where quantiles are infinite."""
+
+BITS = torch.quasirandom.SobolEngine.MAXBIT
+"""Of a Sobol point in each coordinate."""
+
+Shift = Literal["modulo", "digital"]
+"""How the points of a member differ from those of another."""
 
 LARGEST_SOBOL = torch.quasirandom.SobolEngine.MAXDIM
 
@@ -81,14 +87,17 @@ def quasi_sample(prior: QuasiPrior, count: int, *, seed: int) -> Tensor:
 class QuasiRandom:
     """A sequence of quasi-random points of a prior, with standard normal noise beside them if asked for.
 
-    One scrambled Sobol sequence serves all members. With `members=E`, each sees it shifted modulo one by a random
-    vector of its own, so that their points are independent; without members it is not shifted.
+    One scrambled Sobol sequence serves all members. With `members=E`, each sees it shifted by a random vector of its
+    own, so that their points are independent; without members it is not shifted. A shift modulo one keeps the sequence
+    even only on average; a digital shift (exclusive or of the binary digits) keeps the evenness of every batch of 2^k
+    points, and means over them come out several times more exact (Owen 1997, as above).
 
     Args:
         prior: anything with `dim` and `from_uniform`, or a sequence of E of them, one for each member.
         seed: of the scrambling; None draws it from `generator`.
         members: None, or the number E.
         noise_dim: the number of normal variables that come with each point.
+        shift: "modulo" or "digital".
         generator: for the shifts (and the seed); None means one made from `seed`, or, without a seed, torch's global
             generator.
 
@@ -111,6 +120,7 @@ class QuasiRandom:
         seed: int | None = None,
         members: int | None = None,
         noise_dim: int = 0,
+        shift: Shift = "modulo",
         generator: torch.Generator | None = None,
     ) -> None:
         if members is not None:
@@ -126,9 +136,9 @@ class QuasiRandom:
         self.seed = _checks.count("seed", seed, 0)
         self.drawn = 0
         self._engine = _sobol(size, self.seed)
-        self.shifts = None
-        if members is not None:
-            self.shifts = torch.rand(members, 1, size, dtype=torch.float64, generator=generator)
+        if shift not in get_args(Shift):
+            raise ValueError(f"shift must be 'modulo' or 'digital', got {shift!r}")
+        self.shifts = None if members is None else _shifts(shift, (members, 1, size), generator)
 
     def draw(self, count: int) -> Tensor:
         """Return the next points, (count, n), or (E, count, n) with members, float64.
@@ -147,7 +157,7 @@ class QuasiRandom:
         uniform = self._engine.draw(_checks.count("count", count), dtype=torch.float64)
         self.drawn += count
         if self.shifts is not None:
-            uniform = (uniform + self.shifts) % 1.0
+            uniform = _shifted(uniform, self.shifts)
 
         uniform = uniform.clamp(EDGE, 1 - EDGE)
         noise = torch.special.ndtri(uniform[..., self.dim + 1 :])
@@ -163,9 +173,9 @@ class QuasiRandom:
         Raises:
             ValueError: if the other one had another dimension or number of members.
         """
-        shapes = [None if shifts is None else tuple(shifts.shape) for shifts in (self.shifts, state["shifts"])]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"state must have shifts of shape {shapes[0]}, got {shapes[1]}")
+        kinds = [None if s is None else (tuple(s.shape), s.dtype) for s in (self.shifts, state["shifts"])]
+        if kinds[0] != kinds[1]:
+            raise ValueError(f"state must have shifts of shape and dtype {kinds[0]}, got {kinds[1]}")
 
         self.seed, self.drawn, self.shifts = state["seed"], state["drawn"], state["shifts"]
         self._engine = _sobol(self._engine.dimension, self.seed)
@@ -222,7 +232,12 @@ class PlainBatches:
         return draw
 
 
-def batches(priors: Sequence[Sampler], dim: int, generator: torch.Generator | None) -> QuasiRandom | PlainBatches:
+def batches(
+    priors: Sequence[Sampler],
+    dim: int,
+    generator: torch.Generator | None,
+    shift: Shift = "modulo",
+) -> QuasiRandom | PlainBatches:
     """Return the best source of points and noise for `priors`, one for each member: quasi-random where possible."""
     quasi_random = all(hasattr(prior, "from_uniform") for prior in priors)
     if not quasi_random or 2 * dim + 1 > LARGEST_SOBOL:
@@ -230,7 +245,7 @@ def batches(priors: Sequence[Sampler], dim: int, generator: torch.Generator | No
 
     same = all(prior is priors[0] for prior in priors)
     chosen: Any = priors[0] if same else list(priors)
-    return QuasiRandom(chosen, members=len(priors), noise_dim=dim, generator=generator)
+    return QuasiRandom(chosen, members=len(priors), noise_dim=dim, shift=shift, generator=generator)
 
 
 def check_sampler(prior: object, dim: int) -> Sampler:
@@ -266,6 +281,21 @@ def _checked_sample(x: object, shape: tuple[int, int]) -> Tensor:
     if not bool(torch.isfinite(x).all()):
         raise ValueError(f"prior must return finite samples of shape {shape}, got {x}")
     return x.detach().to(torch.float64)
+
+
+def _shifts(kind: Shift, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    if kind == "modulo":
+        return torch.rand(shape, dtype=torch.float64, generator=generator)
+    return torch.randint(2**BITS, shape, generator=generator)
+
+
+def _shifted(uniform: Tensor, shifts: Tensor) -> Tensor:
+    """Points of the sequence, (B, D), as each member sees them, (E, B, D); integer shifts are digital."""
+    if shifts.is_floating_point():
+        return (uniform + shifts) % 1.0
+    digits = (uniform * 2**BITS).long() ^ shifts
+    middles: Tensor = (digits.to(torch.float64) + 0.5) / 2**BITS
+    return middles
 
 
 def _sobol(dim: int, seed: int) -> torch.quasirandom.SobolEngine:

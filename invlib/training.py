@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from invlib.objective import Loss, Objective, Strategy, check_network
 from invlib.optimizers import SOAP
 from invlib.problems import LinearProblem
 from invlib.samples import Samples
-from invlib.sampling import Sampler, batches
+from invlib.sampling import Sampler, Shift, batches
 from invlib.targets import Target, warn_if_out_of_reach
 from invlib.threads import one_thread_if_small
 
@@ -37,6 +38,37 @@ __all__ = [
     "train",
     "warm_up_and_cosine",
 ]
+
+
+PEAK = 6e-2
+"""Of the learning rate."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The defaults of a training that depend on the kind of the network.
+
+    Attributes:
+        shift: of the quasi-random points.
+        stages: (until which share of the steps, how many times `batch_size`).
+        fading: whether the learning rate falls with the dimension.
+    """
+
+    shift: Shift
+    stages: tuple[tuple[float, int], ...]
+    fading: bool
+
+    def peak(self, dim: int) -> float:
+        """Return the peak of the learning rate in this dimension."""
+        return PEAK * min(1.0, math.sqrt(2 / dim)) if self.fading else PEAK
+
+    def growth(self, step: int, steps: int) -> int:
+        """Return by which factor the batch of step 0, 1, ... of `steps` is larger than `batch_size`."""
+        return next(factor for share, factor in self.stages if step < share * steps)
+
+
+PLAIN = Plan("modulo", ((0.5, 1), (1.0, 4)), fading=False)
+STANDARD = Plan("digital", ((0.1, 1), (0.5, 4), (1.0, 8)), fading=True)
 
 
 def warm_up_and_cosine(step: int, steps: int, warm_up: float = 0.05) -> float:
@@ -65,10 +97,11 @@ def train(
     strength: float | Sequence[float] | None = None,
     steps: int = 2000,
     batch_size: int = 256,
-    learning_rate: float = 6e-2,
+    learning_rate: float | None = None,
     optimizer: Optimizer = SOAP,
     schedule: Schedule = warm_up_and_cosine,
     whiten: bool = False,
+    metric: Tensor | None = None,
     callback: Callback | None = None,
     patience: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -86,6 +119,11 @@ def train(
 
     The approximation-type losses depend on the noise only through $E\|\varphi(x) - z\|^2 = E\|\varphi(x) - Hx\|^2 +
     \delta^2\,\mathrm{tr}\,H$. Their noise is averaged exactly: they are evaluated at z = Hx and the constant is added.
+
+    *A problem of your own.* Build the network by `IResNet.for_problem`: it starts close to Wiener's filter, and units,
+    offsets and correlations do not matter. It is trained in the norm of its own variables, with digitally shifted
+    points, a learning rate that falls with the dimension, and `batch_size` points up to a tenth of the steps, four
+    times as many up to half of them, and eight times as many from there.
 
     *Stops.* `callback` and `patience` can end a training early, and so does Ctrl-C: the weights so far are kept, and
     `history.stopped` says why. With `Samples(..., held_out=share)` the weights with the least loss on the points held
@@ -108,7 +146,8 @@ def train(
             regularized losses use it.
         steps: number of gradient steps.
         batch_size: points in each step of the first half, for each member; in the second half four times as many.
-        learning_rate: its peak.
+        learning_rate: its peak; None means 6e-2, and for a network of `IResNet.for_problem` in more than two dimensions
+            $6 \cdot 10^{-2} \sqrt{2/n}$.
         optimizer: called as `optimizer(parameters, lr=learning_rate)`, such as `torch.optim.Adam`.
         schedule: the learning rate in step 0, 1, ... as a fraction of its peak, a function of the step and the number
             of steps.
@@ -116,6 +155,9 @@ def train(
             divergence keep their minimizers; together with `output_operator=A*` this is the y-form, which trains far
             better where H has small eigenvalues. For the log-determinant it puts an H in front of the score, as in
             Lemma 1(c). It does not touch the reconstruction loss.
+        metric: measure the misfit in this norm, (n, n) or (E, n, n), symmetric positive definite: that of z, and for
+            the reconstruction that of x. None means that of the network's own variables (`IResNet.for_problem`) if it
+            has some and the loss is not the log-determinant, and otherwise the Euclidean norm.
         callback: sees a `TrainingStep` after each step; if it returns True, the training stops.
         patience: stop when the loss on the points held out has not become better for so many steps.
         checkpoint: a file to write to, and to continue from if it exists.
@@ -160,18 +202,20 @@ def train(
     _refuse_inference_mode()
     _checks.count("batch_size", batch_size)
     _check_generator(generator)
-    objective = Objective(net, problem, loss, strength, whiten)
+    objective = Objective(net, problem, loss, strength, whiten, metric)
     priors = objective.priors(prior)
-    factors = checked_rates(learning_rate, schedule, steps)
+    plan = STANDARD if objective.standard else PLAIN
+    peak = plan.peak(objective.dim) if learning_rate is None else learning_rate
+    rates = checked_rates(peak, schedule, steps)
     target = objective.target(priors)
     if target is not None:
         warn_if_out_of_reach(net, target)
 
-    source = batches(priors, objective.dim, generator)
+    source = batches(priors, objective.dim, generator, plan.shift)
     validation = _validation(objective, priors, batch_size, steps, patience)
 
     def batch_loss(step: int) -> Tensor:
-        size = batch_size if 2 * step < steps else 4 * batch_size
+        size = batch_size * plan.growth(step, steps)
         x, z = objective.data(*source.draw_with_noise(size))
         return objective.loss(x, z, generator)
 
@@ -182,7 +226,7 @@ def train(
     return _run(
         net,
         batch_loss,
-        factors,
+        rates,
         optimizer,
         schedule,
         work=work,
@@ -201,7 +245,7 @@ def minimize(
     loss: Callable[[int], Tensor],
     steps: int,
     *,
-    learning_rate: float = 6e-2,
+    learning_rate: float = PEAK,
     optimizer: Optimizer = SOAP,
     schedule: Schedule = warm_up_and_cosine,
     callback: Callback | None = None,

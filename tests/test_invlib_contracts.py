@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import invlib
-from invlib import ConvIResNet, IResNet, linalg, networks
+from invlib import ConvIResNet, IResNet, LinearProblem, linalg, networks
 from invlib.activations import ACTIVATIONS, Activation
 from invlib.blocks import AffineBlock, Block, ResidualBlock
 from invlib.coupling import CouplingFlow
@@ -90,6 +90,21 @@ def dense(dim: int, **options: object) -> Callable[[int], IResNet]:
     return lambda seed: IResNet(dim, generator=oracles.generator(seed), **options)
 
 
+def for_problem(dim: int, **options: object) -> Callable[[int], IResNet]:
+    """Problem and prior depend on the seed: so the fixed layers must come with the state."""
+    options = {"blocks": 2, "width": 6, "lipschitz": 0.9, "dtype": F32, **options}
+
+    def build(seed: int) -> IResNet:
+        problem = LinearProblem(oracles.random_operator(dim, dim, seed=seed), 0.5)
+        prior = oracles.random_mixture(dim, 2, seed=seed)
+        net = IResNet.for_problem(problem, prior, generator=oracles.generator(seed), **options)
+        with torch.no_grad():  # away from the start
+            net.weights[-1].mul_(10)
+        return net
+
+    return build
+
+
 def convolutional(shape: tuple[int, ...], **options: object) -> Callable[[int], ConvIResNet]:
     return lambda seed: ConvIResNet(shape, blocks=2, channels=4, generator=oracles.generator(seed), **options)
 
@@ -116,6 +131,9 @@ NETWORKS = {
     "low rank, members, tanh": Case(dense(5, width=2, members=2, activation="tanh"), 5, members=2),
     "output operator": Case(dense(3, output_operator=MATRIX), 3),
     "output operator, members": Case(dense(3, members=2, output_operator=MATRIX), 3, members=2),
+    "for a problem": Case(for_problem(3), 3),
+    "for a problem, low rank, members": Case(for_problem(5, width=2, members=2), 5, members=2),
+    "for a problem, estimates": Case(for_problem(3, exact=False, lipschitz=0.4), 3, estimates=True),
     "estimates": Case(dense(3, exact=False, lipschitz=0.4), 3, estimates=True),
     "estimates, members": Case(dense(3, exact=False, lipschitz=0.4, members=2), 3, members=2, estimates=True),
     "estimates, low rank, output operator": Case(
