@@ -31,7 +31,12 @@ from invlib.error_bars import CovarianceError, Reconstruction, reconstruct
 from invlib.errors import DifferentiatedTwiceError
 from invlib.history import History, TrainingError, TrainingStep
 from invlib.inverse import InverseSolution, InversionError
-from invlib.losses import approximation_loss, divergence_loss, log_det_loss, reconstruction_loss
+from invlib.losses import (
+    approximation_loss,
+    divergence_loss,
+    log_det_loss,
+    reconstruction_loss,
+)
 from invlib.networks import InvertibleNetwork
 from invlib.optimizers import SOAP
 from invlib.priors import DensityPrior, GaussianMixture, LogisticPrior, Prior

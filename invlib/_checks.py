@@ -25,12 +25,18 @@ def as_float64(name: str, value: object) -> Tensor:
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         if str(error).startswith(f"{name} must"):
             raise
-        raise ValueError(f"{name} must be an array of real numbers, got {value!r}") from error
+        raise ValueError(
+            f"{name} must be an array of real numbers, got {value!r}"
+        ) from error
 
     on_cpu(name, tensor)
     full_precision(name, tensor)
 
-    if tensor.is_complex() or tensor.dtype == torch.bool or tensor.layout != torch.strided:
+    if (
+        tensor.is_complex()
+        or tensor.dtype == torch.bool
+        or tensor.layout != torch.strided
+    ):
         raise ValueError(f"{name} must be an array of real numbers, got {value!r}")
 
     return finite(name, tensor.to(torch.float64, copy=True))
@@ -40,7 +46,9 @@ def precision(value: object) -> torch.dtype:
     """Return the precision in which a tensor, an array or a list of them came: float32 or float64."""
     if isinstance(value, (list, tuple)) and len(value) > 0:
         return precision(value[0])
-    single = isinstance(value, (Tensor, np.ndarray, np.generic)) and "float32" in str(value.dtype)
+    single = isinstance(value, (Tensor, np.ndarray, np.generic)) and "float32" in str(
+        value.dtype
+    )
     return torch.float32 if single else torch.float64
 
 
@@ -74,7 +82,9 @@ def on_cpu(name: str, tensor: Tensor) -> Tensor:
 def full_precision(name: str, tensor: Tensor) -> Tensor:
     """Return `tensor` if it is not in half precision."""
     if tensor.dtype in HALF:
-        raise ValueError(f"{name} must be float32 or float64, got half precision ({tensor.dtype})")
+        raise ValueError(
+            f"{name} must be float32 or float64, got half precision ({tensor.dtype})"
+        )
     return tensor
 
 
@@ -85,7 +95,9 @@ def vectors(name: str, value: Tensor, dim: int) -> Tensor:
     finite(name, value)
     if not every(value.abs() <= LARGEST):
         largest = float(value.abs().max())
-        raise ValueError(f"{name} must have entries between -1e100 and 1e100, got {largest:g}")
+        raise ValueError(
+            f"{name} must have entries between -1e100 and 1e100, got {largest:g}"
+        )
     return value
 
 
@@ -97,7 +109,9 @@ def shaped_vectors(name: str, value: Tensor, dim: int) -> Tensor:
         raise ValueError(f"{name} must have a floating-point dtype, got {value.dtype}")
     full_precision(name, value)
     if value.ndim < 1 or value.shape[-1] != dim:
-        raise ValueError(f"{name} must have shape (..., {dim}), got {tuple(value.shape)}")
+        raise ValueError(
+            f"{name} must have shape (..., {dim}), got {tuple(value.shape)}"
+        )
     return value
 
 
@@ -114,7 +128,9 @@ def number(name: str, value: object) -> float:
     try:
         result = float(value)
     except OverflowError as error:
-        raise ValueError(f"{name} must be a number below 1e308, got one that overflows") from error
+        raise ValueError(
+            f"{name} must be a number below 1e308, got one that overflows"
+        ) from error
 
     if not math.isfinite(result):
         raise ValueError(f"{name} must be a finite number, got {value!r}")
@@ -147,7 +163,11 @@ def open_unit(name: str, value: object) -> float:
 
 def count(name: str, value: object, least: int = 1) -> int:
     """Return `value` if it is an integer >= `least`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, numbers.Integral)
+        or value < least
+    ):
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
     return int(value)
 
@@ -159,7 +179,9 @@ def flag(name: str, value: object) -> bool:
     return bool(value)
 
 
-def cholesky_factors(name: str, matrices: Tensor, came_in: torch.dtype = torch.float64) -> Tensor:
+def cholesky_factors(
+    name: str, matrices: Tensor, came_in: torch.dtype = torch.float64
+) -> Tensor:
     """Return the Cholesky factors of a stack (..., n, n) of symmetric positive definite matrices.
 
     Args:
@@ -175,7 +197,9 @@ def cholesky_factors(name: str, matrices: Tensor, came_in: torch.dtype = torch.f
     variances = matrices.diagonal(dim1=-2, dim2=-1)
     least, most = SCALES[0] ** 2, SCALES[1] ** 2
     if every(variances > 0) and not every((variances >= least) & (variances <= most)):
-        raise ValueError(f"{name} must have variances between 1e-100 and 1e100, got {_short(matrices)}")
+        raise ValueError(
+            f"{name} must have variances between 1e-100 and 1e100, got {_short(matrices)}"
+        )
 
     factors: Tensor
     factors, info = torch.linalg.cholesky_ex(0.5 * (matrices + matrices.mT))
@@ -189,16 +213,22 @@ def points(name: str, value: Tensor, dim: int | None = None) -> Tensor:
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} must be a torch tensor, got {type(value).__name__}")
     if value.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{name} must have a floating-point dtype, float32 or float64, got {value.dtype}")
+        raise ValueError(
+            f"{name} must have a floating-point dtype, float32 or float64, got {value.dtype}"
+        )
     if value.ndim < 1 or dim not in (None, value.shape[-1]):
-        raise ValueError(f"{name} must have shape (..., {dim or 'n'}), got {tuple(value.shape)}")
+        raise ValueError(
+            f"{name} must have shape (..., {dim or 'n'}), got {tuple(value.shape)}"
+        )
     return value
 
 
 def parameter_dtype(value: torch.dtype | None) -> torch.dtype | None:
     """Return `value` if it is single or double precision, or None."""
     if value not in (None, torch.float32, torch.float64):
-        raise ValueError(f"dtype must be torch.float32, torch.float64 or None, got {value!r}")
+        raise ValueError(
+            f"dtype must be torch.float32, torch.float64 or None, got {value!r}"
+        )
     return value
 
 
@@ -207,7 +237,9 @@ def metric(value: Tensor, dim: int, batch: tuple[int, ...]) -> Tensor:
     shapes = list(dict.fromkeys([(dim, dim), (*batch, dim, dim)]))
     if not isinstance(value, Tensor) or tuple(value.shape) not in shapes:
         found = tuple(value.shape) if isinstance(value, Tensor) else value
-        raise ValueError(f"metric must be a tensor of shape {' or '.join(map(str, shapes))}, got {found}")
+        raise ValueError(
+            f"metric must be a tensor of shape {' or '.join(map(str, shapes))}, got {found}"
+        )
     if value.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"metric must be float32 or float64, got {value.dtype}")
     matrix = finite("metric", value.detach())
@@ -219,7 +251,9 @@ def metric(value: Tensor, dim: int, batch: tuple[int, ...]) -> Tensor:
     return value
 
 
-def per_member(name: str, value: object, kind: type | tuple[type, ...], members: int | None) -> list[Any]:
+def per_member(
+    name: str, value: object, kind: type | tuple[type, ...], members: int | None
+) -> list[Any]:
     """Return a list with one entry for each member, from one entry or a sequence of them.
 
     Raises:
@@ -229,13 +263,21 @@ def per_member(name: str, value: object, kind: type | tuple[type, ...], members:
     if isinstance(value, (Tensor, np.ndarray, np.generic)) and issubclass(float, kind):
         value = value.tolist()
     count = members or 1
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, kind) else [value] * count
+    values = (
+        list(value)
+        if isinstance(value, Sequence) and not isinstance(value, kind)
+        else [value] * count
+    )
     if len(values) != count:
-        raise ValueError(f"{name} must be one entry, or one for each of the {count} members, got {value!r}")
+        raise ValueError(
+            f"{name} must be one entry, or one for each of the {count} members, got {value!r}"
+        )
     if not all(isinstance(v, kind) for v in values):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         wanted = " or ".join(k.__name__ for k in kinds)
-        raise TypeError(f"{name} must be a {wanted}, or a sequence of one for each member, got {value!r}")
+        raise TypeError(
+            f"{name} must be a {wanted}, or a sequence of one for each member, got {value!r}"
+        )
     return values
 
 
@@ -249,7 +291,9 @@ def _as_tensor(name: str, value: object) -> Tensor:
             return torch.stack([torch.as_tensor(entry).detach() for entry in value])
 
     if np.ma.isMaskedArray(value):
-        raise ValueError(f"{name} must not be a masked array: its mask would be lost, got {value!r}")
+        raise ValueError(
+            f"{name} must not be a masked array: its mask would be lost, got {value!r}"
+        )
 
     return torch.from_numpy(np.array(value))
 
@@ -260,11 +304,19 @@ def _check_entries(name: str, value: list[object] | tuple[object, ...]) -> None:
         if isinstance(entry, (list, tuple)):
             _check_entries(name, entry)
         elif isinstance(entry, (bool, np.bool_)):
-            raise ValueError(f"{name} must be an array of real numbers, got {entry} among its entries")
+            raise ValueError(
+                f"{name} must be an array of real numbers, got {entry} among its entries"
+            )
         elif np.ma.isMaskedArray(entry):
-            raise ValueError(f"{name} must not be a masked array: its mask would be lost, got {entry!r}")
+            raise ValueError(
+                f"{name} must not be a masked array: its mask would be lost, got {entry!r}"
+            )
 
 
 def _short(matrices: Tensor) -> str:
     """A stack of matrices as text, and of large ones only the shape."""
-    return str(matrices.tolist()) if matrices.numel() <= 64 else f"matrices of shape {tuple(matrices.shape)}"
+    return (
+        str(matrices.tolist())
+        if matrices.numel() <= 64
+        else f"matrices of shape {tuple(matrices.shape)}"
+    )

@@ -140,5 +140,7 @@ def as_activation(value: Activation | str) -> Activation:
         raise TypeError(f"activation must be a name or an Activation, got {value!r}")
     if value not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
-        raise ValueError(f"activation must be one of {known}, or an Activation, got {value!r}")
+        raise ValueError(
+            f"activation must be one of {known}, or an Activation, got {value!r}"
+        )
     return ACTIVATIONS[value]

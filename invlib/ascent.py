@@ -109,7 +109,11 @@ def _with_all_others(
 
 def _ascending_step(gradient: Tensor, hessian: Tensor, usable: Tensor) -> Tensor:
     """Newton's step, (P, n), with the curvatures made negative; zero where the derivatives cannot be used."""
-    safe = torch.where(usable[:, None, None], hessian, torch.eye(hessian.shape[-1], dtype=hessian.dtype))
+    safe = torch.where(
+        usable[:, None, None],
+        hessian,
+        torch.eye(hessian.shape[-1], dtype=hessian.dtype),
+    )
     eigenvalues, vectors = torch.linalg.eigh(safe)
     eigenvalues = eigenvalues.abs().clamp_min(torch.finfo(gradient.dtype).tiny)
     eigenvalues = eigenvalues.maximum(1e-12 * eigenvalues.amax(-1, keepdim=True))

@@ -46,7 +46,9 @@ class MapSolution:
     secured: Tensor
 
 
-def posterior_moments(problem: LinearProblem, prior: Prior, z: Tensor) -> quadrature.Moments:
+def posterior_moments(
+    problem: LinearProblem, prior: Prior, z: Tensor
+) -> quadrature.Moments:
     r"""Return log-evidence, mean and covariance of the posterior together, for data z of shape (..., n).
 
     Exact for mixtures and every A, also where it is not injective. Other priors, with n <= 2 and a `box`, are
@@ -106,7 +108,10 @@ def posterior_mean(problem: LinearProblem, prior: Prior, z: Tensor) -> Tensor:
         return mean.reshape(z.shape).to(z.dtype)
 
     rows = max(1, CHUNK // prior.means.numel())
-    parts = [_mean(_posterior(problem, prior, part, operator)[0]) for part in torch.split(data, rows)]
+    parts = [
+        _mean(_posterior(problem, prior, part, operator)[0])
+        for part in torch.split(data, rows)
+    ]
     return torch.cat(parts).reshape(z.shape).to(z.dtype)
 
 
@@ -137,7 +142,9 @@ def log_evidence(problem: LinearProblem, prior: Prior, z: Tensor) -> Tensor:
     return posterior_moments(problem, prior, z).log_mass
 
 
-def map_estimate(problem: LinearProblem, prior: Prior, z: Tensor, *, local: bool = False) -> Tensor:
+def map_estimate(
+    problem: LinearProblem, prior: Prior, z: Tensor, *, local: bool = False
+) -> Tensor:
     r"""Return the MAP estimate $\arg\max_x p(x \mid z)$, (..., n), for data z of shape (..., n).
 
     It is the global mode, also where the posterior has several; where that cannot be shown, a warning says so.
@@ -239,14 +246,18 @@ def map_curvature(problem: LinearProblem, prior: Prior, x: Tensor) -> Tensor:
     """
     _check_pair(problem, prior)
     _checks.vectors("x", x, problem.dim)
-    hessian = problem.normal_operator - problem.noise_std**2 * prior.hessian(x.to(torch.float64))
+    hessian = problem.normal_operator - problem.noise_std**2 * prior.hessian(
+        x.to(torch.float64)
+    )
     if x.numel() == 0:
         return x.new_zeros(x.shape[:-1])
     eigenvalues: Tensor = torch.linalg.eigvalsh(hessian)
     return eigenvalues[..., 0].to(x.dtype)
 
 
-def measurement_distribution(problem: LinearProblem, prior: GaussianMixture) -> GaussianMixture:
+def measurement_distribution(
+    problem: LinearProblem, prior: GaussianMixture
+) -> GaussianMixture:
     r"""Return the distribution of $y = A x + \eta$, the evidence of Lemma 1(b), as a mixture on R^m.
 
     Raises:
@@ -264,7 +275,9 @@ def measurement_distribution(problem: LinearProblem, prior: GaussianMixture) -> 
     return _image(prior, problem.operator, noise)
 
 
-def data_distribution(problem: LinearProblem, prior: GaussianMixture) -> GaussianMixture:
+def data_distribution(
+    problem: LinearProblem, prior: GaussianMixture
+) -> GaussianMixture:
     r"""Return the distribution of $z = H x + A^* \eta$, the evidence of Lemma 1(c), as a mixture on R^n.
 
     Raises:
@@ -279,7 +292,9 @@ def data_distribution(problem: LinearProblem, prior: GaussianMixture) -> Gaussia
     """
     _check_density(problem, prior)
     _check_mixture(prior)
-    return _image(prior, problem.normal_operator, problem.noise_std**2 * problem.normal_operator)
+    return _image(
+        prior, problem.normal_operator, problem.noise_std**2 * problem.normal_operator
+    )
 
 
 # Posteriors
@@ -288,7 +303,9 @@ def data_distribution(problem: LinearProblem, prior: GaussianMixture) -> Gaussia
 def _image(prior: GaussianMixture, matrix: Tensor, noise: Tensor) -> GaussianMixture:
     """The distribution of the matrix times x plus Gaussian noise with the given covariance."""
     covariances = matrix @ prior.covariances @ matrix.mT + noise
-    return GaussianMixture(prior.weights, prior.means @ matrix.mT, 0.5 * (covariances + covariances.mT))
+    return GaussianMixture(
+        prior.weights, prior.means @ matrix.mT, 0.5 * (covariances + covariances.mT)
+    )
 
 
 def _reduce(problem: LinearProblem, prior: Prior, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -301,7 +318,9 @@ def _reduce(problem: LinearProblem, prior: Prior, z: Tensor) -> tuple[Tensor, Te
     singular, right = singular[: problem.rank], right[: problem.rank]
     outside = z - (z @ right.mT) @ right
     if not _checks.every(outside.norm(dim=-1) <= 1e-6 * z.norm(dim=-1)):
-        raise ValueError(f"z must lie in the range of A*, got a part of norm {float(outside.norm(dim=-1).max()):g}")
+        raise ValueError(
+            f"z must lie in the range of A*, got a part of norm {float(outside.norm(dim=-1).max()):g}"
+        )
     return z @ right.mT / singular, singular[:, None] * right
 
 
@@ -315,21 +334,32 @@ def _posterior(
     $F V S (I + S^2)^{-1} U^* (y - A \mu) / \delta$: no term cancels another, however small the noise.
     """
     u, s, vh = torch.linalg.svd(operator @ prior.factors / problem.noise_std)
-    stretch = 1 + torch.nn.functional.pad(s.square(), (0, prior.dim - s.shape[-1]))  # (K, n)
+    # (K, n)
+    stretch = 1 + torch.nn.functional.pad(s.square(), (0, prior.dim - s.shape[-1]))
     axes = prior.factors @ vh.mT  # (K, n, n): columns F v_i
     residual = (data.unsqueeze(-2) - prior.means @ operator.mT) / problem.noise_std
     residual = torch.einsum("kri,...kr->...ki", u, residual)
-    means = prior.means + torch.einsum("knr,...kr->...kn", axes[..., : s.shape[-1]], s / (1 + s**2) * residual)
-    log_evidence = -0.5 * (stretch.log().sum(-1) + (residual.square() / (1 + s**2)).sum(-1))
+    means = prior.means + torch.einsum(
+        "knr,...kr->...kn", axes[..., : s.shape[-1]], s / (1 + s**2) * residual
+    )
+    log_evidence = -0.5 * (
+        stretch.log().sum(-1) + (residual.square() / (1 + s**2)).sum(-1)
+    )
     whiteners = stretch.sqrt().unsqueeze(-1) * (vh @ prior.components.whiteners)
-    return Components(prior.weights.log() + log_evidence, means, whiteners), (axes / stretch.unsqueeze(-2)) @ axes.mT
+    return Components(prior.weights.log() + log_evidence, means, whiteners), (
+        axes / stretch.unsqueeze(-2)
+    ) @ axes.mT
 
 
 def _mean(posterior: Components) -> Tensor:
-    return torch.einsum("...k,...ki->...i", posterior.log_weights.softmax(-1), posterior.means)
+    return torch.einsum(
+        "...k,...ki->...i", posterior.log_weights.softmax(-1), posterior.means
+    )
 
 
-def _moments(problem: LinearProblem, prior: Prior, data: Tensor, operator: Tensor) -> quadrature.Moments:
+def _moments(
+    problem: LinearProblem, prior: Prior, data: Tensor, operator: Tensor
+) -> quadrature.Moments:
     """The moments of p(x) exp(-|y - Ax|^2 / 2 delta^2) for data (B, rank)."""
     if isinstance(prior, GaussianMixture):
         return _moments_of_mixture(*_posterior(problem, prior, data, operator))
@@ -341,22 +371,32 @@ def _moments(problem: LinearProblem, prior: Prior, data: Tensor, operator: Tenso
     return _join(results)
 
 
-def _moments_of_mixture(posterior: Components, covariances: Tensor) -> quadrature.Moments:
+def _moments_of_mixture(
+    posterior: Components, covariances: Tensor
+) -> quadrature.Moments:
     mean = _mean(posterior)
     weights = posterior.log_weights.softmax(-1)
     centred = posterior.means - mean.unsqueeze(-2)
     between = torch.einsum("bk,bki,bkj->bij", weights, centred, centred)
     within = torch.einsum("bk,kij->bij", weights, covariances)
-    return quadrature.Moments(posterior.log_weights.logsumexp(-1), mean, between + within)
+    return quadrature.Moments(
+        posterior.log_weights.logsumexp(-1), mean, between + within
+    )
 
 
-def _integrate(posterior: "_LogPosterior", data: Tensor, box: Tensor) -> quadrature.Moments:
+def _integrate(
+    posterior: "_LogPosterior", data: Tensor, box: Tensor
+) -> quadrature.Moments:
     nested = data.unsqueeze(1)
-    return quadrature.moments(lambda x: posterior.value(x, nested), box.expand(len(data), -1, -1))
+    return quadrature.moments(
+        lambda x: posterior.value(x, nested), box.expand(len(data), -1, -1)
+    )
 
 
 def _join(results: list[quadrature.Moments]) -> quadrature.Moments:
-    log_mass, mean, covariance = (torch.cat(parts) for parts in zip(*results, strict=True))
+    log_mass, mean, covariance = (
+        torch.cat(parts) for parts in zip(*results, strict=True)
+    )
     return quadrature.Moments(log_mass, mean, covariance)
 
 
@@ -371,12 +411,18 @@ class _LogPosterior:
 
     def value(self, x: Tensor, data: Tensor) -> Tensor:
         misfit = data - x @ self.operator.mT
-        return self.prior._checked_log_prob(x) - 0.5 * misfit.square().sum(-1) / self.variance
+        return (
+            self.prior._checked_log_prob(x)
+            - 0.5 * misfit.square().sum(-1) / self.variance
+        )
 
     def derivatives(self, x: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
         score, hessian = self.prior._score_and_hessian(x)
         pull = (data - x @ self.operator.mT) @ self.operator
-        return score + pull / self.variance, hessian - self.problem.normal_operator / self.variance
+        return (
+            score + pull / self.variance,
+            hessian - self.problem.normal_operator / self.variance,
+        )
 
     def attach(self, x: Tensor, data: Tensor) -> Tensor:
         """The modes with their dependence on the data: two Newton steps, which do not move them.
@@ -385,7 +431,9 @@ class _LogPosterior:
         """
         for _ in range(2):
             gradient, hessian = self.derivatives(x, data)
-            moved = torch.linalg.solve(hessian, (gradient - gradient.detach()).unsqueeze(-1))
+            moved = torch.linalg.solve(
+                hessian, (gradient - gradient.detach()).unsqueeze(-1)
+            )
             x = x - moved.squeeze(-1)
         return x
 
@@ -400,11 +448,18 @@ def _find_modes(posterior: _LogPosterior, data: Tensor) -> modes.Highest:
         return _modes_of_mixture(posterior, data)
 
     if len(data) == 0:
-        return modes.Highest(data.new_zeros(0, dim), data.new_zeros(0), data.new_zeros(0) > 0)
+        return modes.Highest(
+            data.new_zeros(0, dim), data.new_zeros(0), data.new_zeros(0) > 0
+        )
 
     if not prior.log_concave and _has_grid(prior):
         parts = [_modes_on_grid(posterior, part) for part in torch.split(data, 64)]
-        return modes.Highest(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(modes.Highest)))
+        return modes.Highest(
+            *(
+                torch.cat([getattr(p, f.name) for p in parts])
+                for f in fields(modes.Highest)
+            )
+        )
 
     starts = _starts(posterior, data)
     return _climb(posterior, starts, data, 0.0 if prior.log_concave else math.inf)
@@ -415,9 +470,13 @@ def _modes_of_mixture(posterior: _LogPosterior, data: Tensor) -> modes.Highest:
     rows = max(1, 4 * CHUNK // posterior.prior.means.numel())
     parts = []
     for part in torch.split(data, rows):
-        components, _ = _posterior(posterior.problem, posterior.prior, part, posterior.operator)
+        components, _ = _posterior(
+            posterior.problem, posterior.prior, part, posterior.operator
+        )
         parts.append(modes.highest_modes(components))
-    return modes.Highest(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(modes.Highest)))
+    return modes.Highest(
+        *(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(modes.Highest))
+    )
 
 
 def _modes_on_grid(posterior: _LogPosterior, data: Tensor) -> modes.Highest:
@@ -428,11 +487,18 @@ def _modes_on_grid(posterior: _LogPosterior, data: Tensor) -> modes.Highest:
     return _climb(posterior, starts, data, math.nan)
 
 
-def _climb(posterior: _LogPosterior, starts: Tensor, data: Tensor, gap: float) -> modes.Highest:
+def _climb(
+    posterior: _LogPosterior, starts: Tensor, data: Tensor, gap: float
+) -> modes.Highest:
     """Climb from the starts, (B, S, n), of all data, (B, rank)."""
     count, number, _ = starts.shape
     owner = torch.arange(count).repeat_interleave(number)
-    points, settled = maximize(posterior.value, posterior.derivatives, starts.flatten(0, 1), data=(data[owner],))
+    points, settled = maximize(
+        posterior.value,
+        posterior.derivatives,
+        starts.flatten(0, 1),
+        data=(data[owner],),
+    )
     heights = posterior.value(points, data[owner])
     best, arrived = modes.best_of(owner, points, heights, settled, count)
     return modes.Highest(best, torch.full((count,), gap, dtype=torch.float64), arrived)
@@ -468,7 +534,9 @@ def _samples_of(prior: Prior) -> list[Tensor]:
         if str(error).startswith("prior must give sample"):
             return []
         raise
-    return [_checks.vectors("samples of the prior", samples, prior.dim).to(torch.float64)]
+    return [
+        _checks.vectors("samples of the prior", samples, prior.dim).to(torch.float64)
+    ]
 
 
 def _warn(solution: MapSolution) -> None:
@@ -476,7 +544,11 @@ def _warn(solution: MapSolution) -> None:
     if not bool(open_cases.any()):
         return
     worst = float(solution.gap[open_cases].max())
-    bound = "no bound is known" if math.isinf(worst) else f"log p(x | z) may be larger elsewhere by up to {worst:.2g}"
+    bound = (
+        "no bound is known"
+        if math.isinf(worst)
+        else f"log p(x | z) may be larger elsewhere by up to {worst:.2g}"
+    )
     warnings.warn(
         f"map_estimate: {int(open_cases.sum())} of {open_cases.numel()} estimates may be local maxima ({bound}). "
         "map_solution returns the bounds; a prior that is known to be log-concave can say so by log_concave = True; "
@@ -502,16 +574,22 @@ def _has_density(problem: LinearProblem) -> bool:
 def _check_density(problem: LinearProblem, prior: Prior) -> None:
     _check_pair(problem, prior)
     if not problem.is_injective:
-        raise ValueError(f"operator must be injective for z to have a density, got rank {problem.rank} < {prior.dim}")
+        raise ValueError(
+            f"operator must be injective for z to have a density, got rank {problem.rank} < {prior.dim}"
+        )
     if not _has_density(problem):
-        raise ValueError("operator must have a condition number below 1e7, or H is singular to rounding accuracy")
+        raise ValueError(
+            "operator must have a condition number below 1e7, or H is singular to rounding accuracy"
+        )
 
 
 def _check_pair(problem: LinearProblem, prior: Prior) -> None:
     if not isinstance(problem, LinearProblem):
         raise TypeError(f"problem must be a LinearProblem, got {problem!r}")
     if isinstance(prior, distributions.Distribution):
-        raise TypeError(f"prior must be wrapped: invlib.Prior.from_distribution(prior), got {prior!r}")
+        raise TypeError(
+            f"prior must be wrapped: invlib.Prior.from_distribution(prior), got {prior!r}"
+        )
     if not isinstance(prior, Prior):
         hint = ""
         if hasattr(prior, "sample"):
@@ -519,12 +597,16 @@ def _check_pair(problem: LinearProblem, prior: Prior) -> None:
         raise TypeError(f"prior must be an invlib.Prior, got {prior!r}{hint}")
     dim = getattr(prior, "dim", None)
     if dim != problem.dim:
-        raise ValueError(f"prior must live on R^{problem.dim}, the domain of the operator, got dimension {dim}")
+        raise ValueError(
+            f"prior must live on R^{problem.dim}, the domain of the operator, got dimension {dim}"
+        )
 
 
 def _check_mixture(prior: Prior) -> None:
     if not isinstance(prior, GaussianMixture):
-        raise TypeError(f"prior must be a GaussianMixture for a closed form of this distribution, got {prior!r}")
+        raise TypeError(
+            f"prior must be a GaussianMixture for a closed form of this distribution, got {prior!r}"
+        )
 
 
 def _has_grid(prior: Prior) -> bool:
@@ -534,10 +616,16 @@ def _has_grid(prior: Prior) -> bool:
 def _box(prior: Prior) -> Tensor:
     """The box of a prior that can be integrated, (2, n), float64."""
     if prior.dim > 2:
-        raise ValueError(f"prior must be a GaussianMixture in more than two dimensions, got {prior!r}")
+        raise ValueError(
+            f"prior must be a GaussianMixture in more than two dimensions, got {prior!r}"
+        )
     if prior.box is None:
-        raise TypeError(f"prior must have a box that holds its mass to be integrated (see invlib.Prior), got {prior!r}")
+        raise TypeError(
+            f"prior must have a box that holds its mass to be integrated (see invlib.Prior), got {prior!r}"
+        )
     box = _checks.as_float64("prior.box", prior.box)
     if box.shape != (2, prior.dim) or not bool((box[0] < box[1]).all()):
-        raise ValueError(f"prior.box must be a lower and an upper corner, (2, {prior.dim}), got {box.tolist()}")
+        raise ValueError(
+            f"prior.box must be a lower and an upper corner, (2, {prior.dim}), got {box.tolist()}"
+        )
     return box

@@ -56,7 +56,9 @@ class Block(abc.ABC):
         """Return the function that solves linear systems with the derivative, to a relative residual `tol`."""
 
     @abc.abstractmethod
-    def estimate_log_det(self, at: Linearization, signs: Tensor, terms: int) -> tuple[Tensor, Tensor]:
+    def estimate_log_det(
+        self, at: Linearization, signs: Tensor, terms: int
+    ) -> tuple[Tensor, Tensor]:
         """Return an estimate of log|det|, (E, B), without gradient, and a quantity with the gradient of it."""
 
     @abc.abstractmethod
@@ -64,7 +66,9 @@ class Block(abc.ABC):
         """Return a bound on the bias of `estimate_log_det`, (E,)."""
 
     @abc.abstractmethod
-    def invert(self, z: Tensor, start: Tensor | None, tol: Tensor, max_iterations: int) -> tuple[Tensor, Tensor]:
+    def invert(
+        self, z: Tensor, start: Tensor | None, tol: Tensor, max_iterations: int
+    ) -> tuple[Tensor, Tensor]:
         """Return the points whose image is z to the tolerance `tol`, (E, B), and the iterations of each, (E, B)."""
 
     def linearize(self, x: Tensor) -> tuple[Tensor, Linearization]:
@@ -103,7 +107,9 @@ class Block(abc.ABC):
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """A copy of the block, with a function applied to each of its tensors."""
         twin = copy.copy(self)
-        vars(twin).update({name: _apply(function, value) for name, value in vars(self).items()})
+        vars(twin).update(
+            {name: _apply(function, value) for name, value in vars(self).items()}
+        )
         return twin
 
 
@@ -145,13 +151,19 @@ class ResidualBlock(Block):
         """
         bound = self.bound()
         if not bool((bound < 1).all()):
-            raise ValueError(f"bound() of {type(self).__name__} must be less than one, got {bound.tolist()}")
+            raise ValueError(
+                f"bound() of {type(self).__name__} must be less than one, got {bound.tolist()}"
+            )
         return bound
 
     @property
     def limits(self) -> tuple[float | Tensor, float | Tensor]:
         """1 - L and 1 + L."""
-        limit = self.certified_bound().detach() if self.lipschitz is None else self.lipschitz
+        limit = (
+            self.certified_bound().detach()
+            if self.lipschitz is None
+            else self.lipschitz
+        )
         return 1 - limit, 1 + limit
 
     def bounds(self) -> tuple[Tensor, Tensor]:
@@ -179,7 +191,9 @@ class ResidualBlock(Block):
 
         return lambda residual: krylov.solve(apply, residual, tol=tol)
 
-    def estimate_log_det(self, at: Linearization, signs: Tensor, terms: int) -> tuple[Tensor, Tensor]:
+    def estimate_log_det(
+        self, at: Linearization, signs: Tensor, terms: int
+    ) -> tuple[Tensor, Tensor]:
         r"""Return the first `terms` terms of $\log\det(I + J) = \sum_k (-1)^{k+1} \mathrm{tr}(J^k)/k$, estimated.
 
         The trace of a matrix A is estimated by v* A v with random signs v. The second result is v* J a with
@@ -200,7 +214,9 @@ class ResidualBlock(Block):
         bound = self.certified_bound()
         return self.rank(dim) * bound ** (terms + 1) / ((terms + 1) * (1 - bound))
 
-    def invert(self, z: Tensor, start: Tensor | None, tol: Tensor, max_iterations: int) -> tuple[Tensor, Tensor]:
+    def invert(
+        self, z: Tensor, start: Tensor | None, tol: Tensor, max_iterations: int
+    ) -> tuple[Tensor, Tensor]:
         """Return the points whose image is z, by `newton` from `start` or from z itself, and their iterations."""
         return newton(self, z, z if start is None else start, tol, max_iterations)
 
@@ -251,7 +267,9 @@ class AffineBlock(Block):
         """Return the function that applies M^{-1}."""
         return self._solve
 
-    def estimate_log_det(self, at: Linearization, signs: Tensor, terms: int) -> tuple[Tensor, Tensor]:
+    def estimate_log_det(
+        self, at: Linearization, signs: Tensor, terms: int
+    ) -> tuple[Tensor, Tensor]:
         """Return log|det M|, exactly, and zero."""
         return self._log_det(signs), torch.zeros_like(signs[..., 0])
 
@@ -259,7 +277,9 @@ class AffineBlock(Block):
         """Return zero: nothing is estimated."""
         return torch.zeros_like(self._range[0])
 
-    def invert(self, z: Tensor, start: Tensor | None, tol: Tensor, max_iterations: int) -> tuple[Tensor, Tensor]:
+    def invert(
+        self, z: Tensor, start: Tensor | None, tol: Tensor, max_iterations: int
+    ) -> tuple[Tensor, Tensor]:
         """Return M^{-1} (z - b), and no iterations."""
         x = self._solve(z if self.shift is None else z - self.shift.to(z))
         return x, torch.zeros(z.shape[:-1], dtype=torch.long, device=z.device)

@@ -48,7 +48,9 @@ class Checkpoint:
     def mark(self) -> None:
         """Remember the random numbers between two steps: what is saved must not be from the middle of one."""
         self._random = {
-            "generator": torch.get_rng_state() if self.generator is None else self.generator.get_state(),
+            "generator": torch.get_rng_state()
+            if self.generator is None
+            else self.generator.get_state(),
             "sampler": None if self.sampler is None else self.sampler.state_dict(),
         }
 
@@ -83,15 +85,21 @@ class Checkpoint:
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises errors of many kinds for broken files
-            raise ValueError(f"checkpoint must be a file that a training wrote, got {self.path}: {error}") from error
+            raise ValueError(
+                f"checkpoint must be a file that a training wrote, got {self.path}: {error}"
+            ) from error
         if not isinstance(state, dict) or "settings" not in state:
-            raise ValueError(f"checkpoint must be a file that a training wrote, got {self.path}")
+            raise ValueError(
+                f"checkpoint must be a file that a training wrote, got {self.path}"
+            )
         return state
 
     def _compare(self, name: str, saved: object, given: object) -> None:
         if isinstance(saved, Tensor) and isinstance(given, Tensor):
             if not torch.equal(saved, given):
-                raise ValueError(f"checkpoint {self.path} belongs to a training with another {name}")
+                raise ValueError(
+                    f"checkpoint {self.path} belongs to a training with another {name}"
+                )
         elif saved != given:
             raise ValueError(
                 f"checkpoint {self.path} belongs to a training with {name} = {saved}, and this one has {given}"

@@ -37,7 +37,9 @@ SAMPLES = 64
 """Frequencies along each axis at which `convolution_norm` looks."""
 
 
-def convolution_norm(kernel: Tensor, dims: int = 1, *, shape: Sequence[int] | None = None) -> Tensor:
+def convolution_norm(
+    kernel: Tensor, dims: int = 1, *, shape: Sequence[int] | None = None
+) -> Tensor:
     r"""Return the norm of a circular convolution, (...): differentiable.
 
     With `shape` it is exact, for this grid. Without, it is an upper bound for every grid: the largest singular value at
@@ -61,18 +63,28 @@ def convolution_norm(kernel: Tensor, dims: int = 1, *, shape: Sequence[int] | No
     if dims not in (1, 2):
         raise ValueError(f"dims must be 1 or 2, got {dims!r}")
     size = kernel.shape[-1]
-    if kernel.ndim < dims + 2 or size % 2 == 0 or size >= SAMPLES or kernel.shape[-dims:] != (size,) * dims:
+    if (
+        kernel.ndim < dims + 2
+        or size % 2 == 0
+        or size >= SAMPLES
+        or kernel.shape[-dims:] != (size,) * dims
+    ):
         expected = "(..., out, in, k)" if dims == 1 else "(..., out, in, k, k)"
-        raise ValueError(f"kernel must have shape {expected} with k odd and below {SAMPLES}, got {tuple(kernel.shape)}")
+        raise ValueError(
+            f"kernel must have shape {expected} with k odd and below {SAMPLES}, got {tuple(kernel.shape)}"
+        )
     if shape is not None and (len(shape) != dims or min(shape) < size):
-        raise ValueError(f"shape must be {dims} numbers, not below the size {size} of the kernel, got {tuple(shape)}")
+        raise ValueError(
+            f"shape must be {dims} numbers, not below the size {size} of the kernel, got {tuple(shape)}"
+        )
     return _norm(kernel, dims, shape)
 
 
 def _norm(kernel: Tensor, dims: int, shape: Sequence[int] | None) -> Tensor:
     radius = kernel.shape[-1] // 2
     if radius == 0:
-        return linalg.spectral_norm(kernel.flatten(-dims - 1))  # one matrix, at every frequency
+        # One matrix, at every frequency
+        return linalg.spectral_norm(kernel.flatten(-dims - 1))
     sizes = [SAMPLES] * dims if shape is None else list(shape)
     symbol = torch.fft.rfftn(kernel, s=sizes, dim=list(range(-dims, 0)))
     symbol = symbol.flatten(-dims).movedim(-1, -3)  # (..., frequencies, out, in)
@@ -138,7 +150,9 @@ class ConvBlock(ResidualBlock):
     def bound(self) -> Tensor:
         """Return the product of the norms of the layers and the activations' slopes, (E,)."""
         dims = len(self.shape)
-        norms = torch.stack([_norm(kernel, dims, None) for kernel in self.kernels]).prod(dim=0)
+        norms = torch.stack(
+            [_norm(kernel, dims, None) for kernel in self.kernels]
+        ).prod(dim=0)
         return norms * self.activation.slope_bound**2
 
     @property
@@ -148,13 +162,17 @@ class ConvBlock(ResidualBlock):
 
     def _activate(self, u: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         bias = self.biases[layer]
-        return self.activation.value_and_slope(u + bias.reshape(*bias.shape, *[1] * (u.ndim - 2)))
+        return self.activation.value_and_slope(
+            u + bias.reshape(*bias.shape, *[1] * (u.ndim - 2))
+        )
 
     # Fields are (E, channels, B, ...): each layer is one matrix product over the channels.
 
     def _first(self, x: Tensor) -> Tensor:
         """The first convolution of points (E, B, n), as fields: the kernel times the patches that it meets."""
-        patches = torch.stack(list(self._shifts(self._padded(x), self.kernels[0])), dim=1)
+        patches = torch.stack(
+            list(self._shifts(self._padded(x), self.kernels[0])), dim=1
+        )
         return _mix(self.kernels[0].flatten(2), patches)
 
     def _second(self, fields: Tensor) -> Tensor:
@@ -176,7 +194,9 @@ class ConvBlock(ResidualBlock):
         lengths = [length - size + 1 for length in fields.shape[-dims:]]
         for offsets in product(range(size), repeat=dims):
             part = fields
-            for axis, (offset, length) in enumerate(zip(offsets, lengths, strict=True), start=-dims):
+            for axis, (offset, length) in enumerate(
+                zip(offsets, lengths, strict=True), start=-dims
+            ):
                 part = part.narrow(axis, offset, length)
             yield part
 
@@ -186,7 +206,9 @@ class ConvBlock(ResidualBlock):
         if self.edges == "reflecting":
             for axis in range(2, fields.ndim):
                 fields = torch.cat([fields, fields.flip(axis)], dim=axis)
-        return functional.pad(fields, [self.radius] * (2 * len(self.shape)), mode="circular")
+        return functional.pad(
+            fields, [self.radius] * (2 * len(self.shape)), mode="circular"
+        )
 
     def _unpadded(self, fields: Tensor) -> Tensor:
         """Back to points (E, B, n); where edges reflect, the mean over the mirror images."""
@@ -277,18 +299,28 @@ class ConvIResNet(ResidualNetwork):
         self.biases = nn.ParameterList()
         self._initialize(_checks.parameter_dtype(dtype), generator)
 
-    def _initialize(self, dtype: torch.dtype | None, generator: torch.Generator | None) -> None:
+    def _initialize(
+        self, dtype: torch.dtype | None, generator: torch.Generator | None
+    ) -> None:
         """Norm 1.5 in each layer: a start at the Lipschitz bound trains faster than one near the identity.
 
         A kernel is stored as a matrix (out, in * kernel^d), the form in which the optimizer SOAP takes it.
         """
         stack = (self.members or 1, self.depth)
         for layer, (outputs, inputs, size) in enumerate(self._sizes):
-            weight = torch.randn(*stack, outputs, inputs * size**self._dims, dtype=dtype, generator=generator)
+            weight = torch.randn(
+                *stack,
+                outputs,
+                inputs * size**self._dims,
+                dtype=dtype,
+                generator=generator,
+            )
             norm = _norm(self._kernel(weight, layer), self._dims, None)
             bias = torch.randn(*stack, 1, outputs, dtype=dtype, generator=generator)
             self.weights.append(nn.Parameter(1.5 * weight / norm[..., None, None]))
-            self.biases.append(nn.Parameter(bias if layer < 2 else torch.zeros_like(bias)))
+            self.biases.append(
+                nn.Parameter(bias if layer < 2 else torch.zeros_like(bias))
+            )
 
     @property
     def _dims(self) -> int:
@@ -297,7 +329,11 @@ class ConvIResNet(ResidualNetwork):
     @property
     def _sizes(self) -> list[tuple[int, int, int]]:
         """Outputs, inputs and the size of the kernel of each layer."""
-        return [(self.channels, 1, self.kernel), (self.channels, self.channels, 1), (1, self.channels, self.kernel)]
+        return [
+            (self.channels, 1, self.kernel),
+            (self.channels, self.channels, 1),
+            (1, self.channels, self.kernel),
+        ]
 
     @property
     def radius(self) -> int:
@@ -318,7 +354,9 @@ class ConvIResNet(ResidualNetwork):
         twin = copy.copy(self)
         twin.shape = _check_shape(shape)
         if len(twin.shape) != len(self.shape):
-            raise ValueError(f"shape must have {len(self.shape)} axes, as the kernels, got {tuple(shape)}")
+            raise ValueError(
+                f"shape must have {len(self.shape)} axes, as the kernels, got {tuple(shape)}"
+            )
         twin._check_fit(twin.shape)
         twin.dim = math.prod(twin.shape)
         return twin
@@ -333,14 +371,20 @@ class ConvIResNet(ResidualNetwork):
 
     def effective_kernels(self) -> list[Tensor]:
         """Return the kernels of the three layers, (E, K, out, in, k) or (E, K, out, in, k, k), after the constraint."""
-        kernels = [self._kernel(weight, layer) for layer, weight in enumerate(self.weights)]
-        bound = torch.stack([_norm(kernel, self._dims, None) for kernel in kernels]).prod(dim=0)
+        kernels = [
+            self._kernel(weight, layer) for layer, weight in enumerate(self.weights)
+        ]
+        bound = torch.stack(
+            [_norm(kernel, self._dims, None) for kernel in kernels]
+        ).prod(dim=0)
         bound = bound * self.activation.slope_bound**2
         return [*kernels[:2], shrink(kernels[2], bound, self.lipschitz)]
 
     def residual_blocks(self) -> list[ResidualBlock]:
         """Return the blocks with their constrained kernels."""
-        kernels = zip(*(kernel.unbind(1) for kernel in self.effective_kernels()), strict=True)
+        kernels = zip(
+            *(kernel.unbind(1) for kernel in self.effective_kernels()), strict=True
+        )
         biases = zip(*(bias.squeeze(2).unbind(1) for bias in self.biases), strict=True)
         return [
             ConvBlock(
@@ -362,14 +406,20 @@ class ConvIResNet(ResidualNetwork):
     def _check_fit(self, shape: tuple[int, ...]) -> None:
         reach = 2 * (self.kernel // 2)
         if min(shape) < max(reach, 1):
-            raise ValueError(f"shape must have at least {reach} points along each axis, got {shape}")
+            raise ValueError(
+                f"shape must have at least {reach} points along each axis, got {shape}"
+            )
 
-    def _exact_divergence(self, x: Tensor, metric: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _exact_divergence(
+        self, x: Tensor, metric: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """By coloured probes; with a metric, by the whole Jacobian."""
         if metric is not None:
             return super()._exact_divergence(x, metric)
         points = self._points("x", x)
-        steps: list[tuple[Callable[[Linearization, Tensor], Tensor], Linearization]] = []
+        steps: list[
+            tuple[Callable[[Linearization, Tensor], Tensor], Linearization]
+        ] = []
         for block in self._blocks(points.dtype):
             points, at = block.linearize(points)
             steps.append((block.tangent, at))
@@ -408,6 +458,10 @@ def _colours(size: int, radius: int, circular: bool) -> Tensor:
 
 
 def _check_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    if isinstance(shape, (str, int)) or not isinstance(shape, Sequence) or len(shape) not in (1, 2):
+    if (
+        isinstance(shape, (str, int))
+        or not isinstance(shape, Sequence)
+        or len(shape) not in (1, 2)
+    ):
         raise ValueError(f"shape must be (n,) or (rows, columns), got {shape!r}")
     return tuple(_checks.count("shape", size) for size in shape)

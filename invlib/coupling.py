@@ -103,7 +103,9 @@ class _Coupling(nn.Module):
 
     mask: Tensor
 
-    def __init__(self, mask: Tensor, width: int, generator: torch.Generator | None) -> None:
+    def __init__(
+        self, mask: Tensor, width: int, generator: torch.Generator | None
+    ) -> None:
         super().__init__()
         dim = len(mask)
         self.register_buffer("mask", mask)
@@ -123,7 +125,8 @@ class _Coupling(nn.Module):
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")  # without torch's own initial weights
+    # Without torch's own initial weights
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
     nn.init.xavier_normal_(layer.weight, generator=generator)
     nn.init.zeros_(layer.bias)
     return layer

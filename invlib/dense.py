@@ -63,15 +63,23 @@ class DenseBlock(ResidualBlock):
     def linearize(self, x: Tensor) -> tuple[Tensor, Linearization]:
         """Return x + f(x), (E, B, n), and the slopes of the two activations, (E, B, width) each."""
         first, second, third = self.weights
-        hidden, inner = self.activation.value_and_slope(torch.baddbmm(self.biases[0], x, first.mT))
-        hidden, outer = self.activation.value_and_slope(torch.baddbmm(self.biases[1], hidden, second.mT))
+        hidden, inner = self.activation.value_and_slope(
+            torch.baddbmm(self.biases[0], x, first.mT)
+        )
+        hidden, outer = self.activation.value_and_slope(
+            torch.baddbmm(self.biases[1], hidden, second.mT)
+        )
         return x + torch.baddbmm(self.biases[2], hidden, third.mT), (inner, outer)
 
     def value_and_jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return x + f(x), (E, B, n), and its Jacobian, (E, B, n, n); with `smooth_abs` differentiable once."""
         if self.activation != SMOOTH_ABS:  # a copy of it is equal
             return super().value_and_jacobian(x)
-        layers = [tensor for layer in zip(self.weights, self.biases, strict=True) for tensor in layer]
+        layers = [
+            tensor
+            for layer in zip(self.weights, self.biases, strict=True)
+            for tensor in layer
+        ]
         value, tangents = _ValueAndTangents.apply(x, *layers)  # type: ignore[no-untyped-call]
         return x + value, _add_identity(tangents)
 
@@ -92,7 +100,8 @@ class DenseBlock(ResidualBlock):
     def jacobian(self, at: Linearization) -> Tensor:
         """Return I + U V, (E, B, n, n), the tangents of the n coordinate directions."""
         first, second = (slope.unsqueeze(1) for slope in at)
-        columns = self.weights[0].mT.contiguous().unsqueeze(2)  # or the product would be laid out transposed
+        # Or the product would be laid out transposed
+        columns = self.weights[0].mT.contiguous().unsqueeze(2)
         tangents = second * _rows(first * columns, self.weights[1].mT)
         return _add_identity(_rows(tangents, self.weights[2].mT))
 
@@ -113,7 +122,9 @@ class DenseBlock(ResidualBlock):
 
     def bound(self) -> Tensor:
         """Return the product of the spectral norms of the layers and the activations' slopes, (E,)."""
-        norms = torch.stack([linalg.spectral_norm(weight) for weight in self.weights]).prod(dim=0)
+        norms = torch.stack(
+            [linalg.spectral_norm(weight) for weight in self.weights]
+        ).prod(dim=0)
         return norms * self.activation.slope_bound**2
 
     def rank(self, dim: int) -> int:
@@ -286,16 +297,26 @@ class IResNet(ResidualNetwork):
             net.weights[-1].mul_(LAST_NORM / FIRST_NORM / max(2, net.dim))
         return net
 
-    def _initialize(self, dtype: torch.dtype | None, generator: torch.Generator | None) -> None:
+    def _initialize(
+        self, dtype: torch.dtype | None, generator: torch.Generator | None
+    ) -> None:
         """Spectral norm 1.5 in each layer."""
         stack = (self.members or 1, self.depth)
         sizes = [self.dim, self.width, self.width, self.dim]
         for layer, (inputs, outputs) in enumerate(pairwise(sizes)):
-            weight = torch.randn(*stack, outputs, inputs, dtype=dtype, generator=generator)
-            weight = FIRST_NORM * weight / torch.linalg.matrix_norm(weight, 2)[..., None, None]
+            weight = torch.randn(
+                *stack, outputs, inputs, dtype=dtype, generator=generator
+            )
+            weight = (
+                FIRST_NORM
+                * weight
+                / torch.linalg.matrix_norm(weight, 2)[..., None, None]
+            )
             bias = torch.randn(*stack, 1, outputs, dtype=dtype, generator=generator)
             self.weights.append(nn.Parameter(weight))
-            self.biases.append(nn.Parameter(bias if layer < 2 else torch.zeros_like(bias)))
+            self.biases.append(
+                nn.Parameter(bias if layer < 2 else torch.zeros_like(bias))
+            )
 
     def extra_repr(self) -> str:
         """Show the sizes and certified bounds, which hold for every member."""
@@ -315,10 +336,14 @@ class IResNet(ResidualNetwork):
 
     def residual_blocks(self) -> list[ResidualBlock]:
         """Return the blocks with their constrained weights."""
-        weights = zip(*(weight.unbind(1) for weight in self.effective_weights()), strict=True)
+        weights = zip(
+            *(weight.unbind(1) for weight in self.effective_weights()), strict=True
+        )
         biases = zip(*(bias.unbind(1) for bias in self.biases), strict=True)
         return [
-            DenseBlock(list(w), list(b), activation=self.activation, lipschitz=self.lipschitz)
+            DenseBlock(
+                list(w), list(b), activation=self.activation, lipschitz=self.lipschitz
+            )
             for w, b in zip(weights, biases, strict=True)
         ]
 
@@ -339,19 +364,45 @@ class _ValueAndTangents(torch.autograd.Function):
         weight1, bias1, weight2, bias2, weight3, bias3 = layers
 
         # The first layer is linear, so its weight is its derivative at every point.
-        stack1, slope1, inverse1 = _activate(torch.baddbmm(bias1, x, weight1.mT), weight1.mT.unsqueeze(2))
+        stack1, slope1, inverse1 = _activate(
+            torch.baddbmm(bias1, x, weight1.mT), weight1.mT.unsqueeze(2)
+        )
         linear = _rows(stack1, weight2.mT)
         stack2, slope2, inverse2 = _activate(linear[:, 0] + bias2, linear[:, 1:])
         output = _rows(stack2, weight3.mT)
 
-        ctx.save_for_backward(x, weight1, weight2, weight3, slope1, inverse1, stack1, linear, slope2, inverse2, stack2)
+        ctx.save_for_backward(
+            x,
+            weight1,
+            weight2,
+            weight3,
+            slope1,
+            inverse1,
+            stack1,
+            linear,
+            slope2,
+            inverse2,
+            stack2,
+        )
         return output[:, 0] + bias3, output[:, 1:]
 
     @staticmethod
     def backward(ctx: Any, value: Tensor, tangents: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
         if torch.is_grad_enabled():
             raise DifferentiatedTwiceError("the Jacobian")
-        x, weight1, weight2, weight3, slope1, inverse1, stack1, linear, slope2, inverse2, stack2 = ctx.saved_tensors
+        (
+            x,
+            weight1,
+            weight2,
+            weight3,
+            slope1,
+            inverse1,
+            stack1,
+            linear,
+            slope2,
+            inverse2,
+            stack2,
+        ) = ctx.saved_tensors
 
         output = torch.cat([value.unsqueeze(1), tangents], dim=1).flatten(1, 2)
         to_weight3 = output.mT @ stack2.flatten(1, 2)
@@ -392,7 +443,9 @@ def _activate(u: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return stack, slope, inverse
 
 
-def _deactivate(stack: Tensor, tangents: Tensor, slope: Tensor, inverse: Tensor) -> None:
+def _deactivate(
+    stack: Tensor, tangents: Tensor, slope: Tensor, inverse: Tensor
+) -> None:
     """Overwrite a gradient with respect to the result of `_activate` by that with respect to u and its tangents.
 
     The slope depends on u, too: its derivative is 1 / (4 root^3).
@@ -412,5 +465,7 @@ def _rows(stack: Tensor, matrix: Tensor) -> Tensor:
 
 def _add_identity(tangents: Tensor) -> Tensor:
     """The Jacobian of x + f, (E, B, n, n), from the tangents of f, (E, n, B, n)."""
-    identity = torch.eye(tangents.shape[-1], dtype=tangents.dtype, device=tangents.device)
+    identity = torch.eye(
+        tangents.shape[-1], dtype=tangents.dtype, device=tangents.device
+    )
     return identity + tangents.permute(0, 2, 3, 1)

@@ -100,20 +100,34 @@ def grid_lines(extent: Extent, spacing: float, points: int = 161) -> Tensor:
     _checks.positive("spacing", spacing)
     _checks.count("points", points, least=2)
     if (right - left) / spacing + (top - bottom) / spacing > LINES:
-        raise ValueError(f"spacing must leave at most {LINES} lines in the extent {extent}, got {spacing}")
+        raise ValueError(
+            f"spacing must leave at most {LINES} lines in the extent {extent}, got {spacing}"
+        )
 
     horizontal = torch.linspace(left, right, points, dtype=torch.float64)
     vertical = torch.linspace(bottom, top, points, dtype=torch.float64)
-    columns = [torch.stack([torch.full_like(vertical, at), vertical], -1) for at in _multiples(left, right, spacing)]
-    rows = [torch.stack([horizontal, torch.full_like(horizontal, at)], -1) for at in _multiples(bottom, top, spacing)]
+    columns = [
+        torch.stack([torch.full_like(vertical, at), vertical], -1)
+        for at in _multiples(left, right, spacing)
+    ]
+    rows = [
+        torch.stack([horizontal, torch.full_like(horizontal, at)], -1)
+        for at in _multiples(bottom, top, spacing)
+    ]
     if not columns + rows:
-        raise ValueError(f"spacing must put a line into the extent {extent}, got {spacing}: lines lie at its multiples")
+        raise ValueError(
+            f"spacing must put a line into the extent {extent}, got {spacing}: lines lie at its multiples"
+        )
     return torch.stack(columns + rows)
 
 
-def draw_grid(axes: Axes, lines: Tensor, *, color: str = "0.45", linewidth: float = 0.7) -> LineCollection:
+def draw_grid(
+    axes: Axes, lines: Tensor, *, color: str = "0.45", linewidth: float = 0.7
+) -> LineCollection:
     """Draw lines (lines, points, 2), for instance the image of `grid_lines` under a reconstruction."""
-    collection = LineCollection(list(lines.detach().numpy()), colors=color, linewidths=linewidth, zorder=2)
+    collection = LineCollection(
+        list(lines.detach().numpy()), colors=color, linewidths=linewidth, zorder=2
+    )
     axes.add_collection(collection)
     return collection
 
@@ -155,34 +169,72 @@ def draw_density(
     points = torch.stack(torch.meshgrid(first, second, indexing="xy"), dim=-1)
     logs = log_density(points)
     if not bool(torch.isfinite(logs.max())) or bool(logs.max() == logs.min()):
-        raise ValueError(f"extent must hold mass of the density, got {extent}, where it is constant or not finite")
+        raise ValueError(
+            f"extent must hold mass of the density, got {extent}, where it is constant or not finite"
+        )
     density = (logs - logs.max()).exp()
     ordered = density.flatten().sort(descending=True).values
     enclosed = ordered.cumsum(0) / ordered.sum()
-    levels = sorted({float(ordered[torch.searchsorted(enclosed, mass)]) for mass in masses})
+    levels = sorted(
+        {float(ordered[torch.searchsorted(enclosed, mass)]) for mass in masses}
+    )
     coordinates = (first.numpy(), second.numpy(), density.numpy())
     if filled:
         for level in levels:
-            axes.contourf(*coordinates, levels=[level, np.inf], colors=[color], alpha=0.12, zorder=0)
-    axes.contour(*coordinates, levels=levels, colors=[color], linewidths=0.8, alpha=0.8, zorder=1)
+            axes.contourf(
+                *coordinates,
+                levels=[level, np.inf],
+                colors=[color],
+                alpha=0.12,
+                zorder=0,
+            )
+    axes.contour(
+        *coordinates, levels=levels, colors=[color], linewidths=0.8, alpha=0.8, zorder=1
+    )
 
 
 def draw_arrows(axes: Axes, start: Tensor, end: Tensor, *, color: str) -> None:
     """Draw an arrow from each point of `start` to that of `end`, both (B, 2), at their true length."""
     tails, steps = start.detach().numpy(), (end - start).detach().numpy()
     axes.quiver(
-        *tails.T, *steps.T, color=color, angles="xy", scale_units="xy", scale=1.0, width=0.007, headwidth=3.5, zorder=4
+        *tails.T,
+        *steps.T,
+        color=color,
+        angles="xy",
+        scale_units="xy",
+        scale=1.0,
+        width=0.007,
+        headwidth=3.5,
+        zorder=4,
     )
 
 
-def draw_points(axes: Axes, points: Tensor, *, color: str, hollow: bool = False, label: str | None = None) -> None:
+def draw_points(
+    axes: Axes,
+    points: Tensor,
+    *,
+    color: str,
+    hollow: bool = False,
+    label: str | None = None,
+) -> None:
     """Draw points (B, 2) as dots, or as rings if `hollow`."""
     face = "white" if hollow else color
     first, second = points.detach().numpy().T
-    axes.scatter(first, second, s=16, facecolor=face, edgecolor=color, linewidth=1.0, zorder=5, label=label)
+    axes.scatter(
+        first,
+        second,
+        s=16,
+        facecolor=face,
+        edgecolor=color,
+        linewidth=1.0,
+        zorder=5,
+        label=label,
+    )
 
 
-def figure(size: str = "wide", rows: int = 1, columns: int = 1, *, share: str = "none") -> tuple[Figure, Any]:
+def figure(
+    size: str = "wide", rows: int = 1, columns: int = 1, *, share: str = "none"
+) -> tuple[Figure, Any]:
     """Return a new figure in one of three sizes and its axes, one or an array as `plt.subplots` has them.
 
     Args:
@@ -199,7 +251,9 @@ def figure(size: str = "wide", rows: int = 1, columns: int = 1, *, share: str = 
     if share not in ("none", "all", "row", "col"):
         raise ValueError(f"share must be one of none, all, row, col, got {share!r}")
     shares: dict[str, Any] = {"sharex": share, "sharey": share}
-    return plt.subplots(rows, columns, figsize=SIZES[size], layout="constrained", **shares)
+    return plt.subplots(
+        rows, columns, figsize=SIZES[size], layout="constrained", **shares
+    )
 
 
 def show(figure: Figure, colours: int = 128) -> None:
@@ -221,7 +275,9 @@ def show(figure: Figure, colours: int = 128) -> None:
         display(SVG(data=drawing.decode()))
     else:
         pictures = (_png(figure, colours, scale) for scale in SCALES)
-        sharpest = next((picture for picture in pictures if len(picture) <= PNG_BYTES), None)
+        sharpest = next(
+            (picture for picture in pictures if len(picture) <= PNG_BYTES), None
+        )
         display(Image(data=sharpest or _png(figure, colours, 1.0)))
     plt.close(figure)
 
@@ -241,7 +297,9 @@ def _png(figure: Figure, colours: int, scale: float) -> bytes:
     figure.savefig(full, format="png", dpi=dpi)
 
     picture = PIL.Image.open(full).convert("RGB")
-    picture = picture.quantize(colours, method=PIL.Image.Quantize.MEDIANCUT, dither=PIL.Image.Dither.NONE)
+    picture = picture.quantize(
+        colours, method=PIL.Image.Quantize.MEDIANCUT, dither=PIL.Image.Dither.NONE
+    )
     picture.save(small, format="png", optimize=True, dpi=(dpi, dpi))
     return small.getvalue()
 
@@ -269,5 +327,8 @@ def _extent(extent: Extent) -> Extent:
 
 def _multiples(low: float, high: float, spacing: float) -> list[float]:
     tolerance = 1e-9
-    first, last = int(np.ceil(low / spacing - tolerance)), int(np.floor(high / spacing + tolerance))
+    first, last = (
+        int(np.ceil(low / spacing - tolerance)),
+        int(np.floor(high / spacing + tolerance)),
+    )
     return [spacing * i for i in range(first, last + 1)]

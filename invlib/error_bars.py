@@ -86,7 +86,9 @@ def reconstruct(net: nn.Module, problem: LinearProblem, z: Tensor) -> Reconstruc
         tensor([[0.4472, 0.4472]])
     """
     if not isinstance(problem, LinearProblem):
-        raise TypeError(f"problem must be a LinearProblem, got {type(problem).__name__}")
+        raise TypeError(
+            f"problem must be a LinearProblem, got {type(problem).__name__}"
+        )
     _checks.points("z", z, problem.dim)
     _checks.finite("z", z)
 
@@ -97,10 +99,14 @@ def reconstruct(net: nn.Module, problem: LinearProblem, z: Tensor) -> Reconstruc
     with torch.no_grad():
         x = networks.check_shape("net.inverse(z)", inverse(z), z.shape)
         _, jacobian = networks.forward_and_jacobian(net, x)
-        networks.check_shape("the Jacobian of net", jacobian, torch.Size((*z.shape, problem.dim)))
+        networks.check_shape(
+            "the Jacobian of net", jacobian, torch.Size((*z.shape, problem.dim))
+        )
 
         inverse_jacobian, failed = torch.linalg.inv_ex(jacobian.to(torch.float64))
-        covariance = 0.5 * problem.noise_std**2 * (inverse_jacobian + inverse_jacobian.mT)
+        covariance = (
+            0.5 * problem.noise_std**2 * (inverse_jacobian + inverse_jacobian.mT)
+        )
         bad = (failed > 0) | (torch.linalg.cholesky_ex(covariance).info > 0)
 
     result = Reconstruction(x, covariance.to(z.dtype))

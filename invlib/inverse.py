@@ -62,7 +62,9 @@ class InverseSolution:
             return
         failed = int((~self.converged).sum())
         worst = float(self.residual.nan_to_num(nan=torch.inf).max())
-        hint = "" if worst < torch.inf else " (are the parameters of the network finite?)"
+        hint = (
+            "" if worst < torch.inf else " (are the parameters of the network finite?)"
+        )
         raise InversionError(
             f"{failed} of {self.converged.numel()} points missed the tolerance {self.tol:g}: "
             f"largest residual {worst:.3g}, most iterations {int(self.iterations.max())}{hint}",
@@ -73,7 +75,10 @@ class InverseSolution:
         """Raise `InversionError` if some point leaves the range of the dtype."""
         largest = float(self.x.abs().max()) if self.x.numel() else 0.0
         if largest > torch.finfo(dtype).max:
-            raise InversionError(f"the solution, of size {largest:.3g}, exceeds the range of {dtype}", self)
+            raise InversionError(
+                f"the solution, of size {largest:.3g}, exceeds the range of {dtype}",
+                self,
+            )
 
 
 @torch.no_grad()
@@ -115,7 +120,11 @@ def solve(
 
 
 def invert_blocks(
-    blocks: Sequence[Block], z: Tensor, guess: Tensor | None, tol: Tensor, max_iterations: int
+    blocks: Sequence[Block],
+    z: Tensor,
+    guess: Tensor | None,
+    tol: Tensor,
+    max_iterations: int,
 ) -> tuple[Tensor, Tensor]:
     """Invert the composition of `blocks`, last block first, for data z of shape (E, B, n).
 
@@ -148,7 +157,9 @@ def _image_size(blocks: Sequence[Block], x: Tensor) -> Tensor:
     return size
 
 
-def attach_gradient(blocks: Sequence[Block], x: Tensor, z: Tensor, tol: float) -> Tensor:
+def attach_gradient(
+    blocks: Sequence[Block], x: Tensor, z: Tensor, tol: float
+) -> Tensor:
     r"""Return $x - [D\varphi(x)]^{-1}(\varphi(x) - z)$ with x and the inverse Jacobian held fixed, all (E, B, n).
 
     At a solution the correction vanishes, but its derivatives are those of the implicit function theorem:
@@ -163,7 +174,8 @@ def attach_gradient(blocks: Sequence[Block], x: Tensor, z: Tensor, tol: float) -
         point, at = block.linearize(point)
         solvers.append(block.solver(at, tol=tol))
 
-    correction = evaluate(blocks, x) - z  # last, since its graph is the larger part of the memory
+    # Last, since its graph is the larger part of the memory
+    correction = evaluate(blocks, x) - z
     if not correction.requires_grad:
         return x
     for solver in reversed(solvers):

@@ -39,14 +39,18 @@ def gmres(
         >>> gmres(lambda u: u * torch.tensor([2.0, 4.0]), r, tol=1e-6)
         tensor([[0.5000, 0.5000]])
     """
-    scale = right.abs().amax(dim=-1, keepdim=True).clamp_min(torch.finfo(right.dtype).tiny)
+    scale = (
+        right.abs().amax(dim=-1, keepdim=True).clamp_min(torch.finfo(right.dtype).tiny)
+    )
     right = right / scale  # so that squares neither vanish nor overflow
     size = right.norm(dim=-1, keepdim=True)
     solution = torch.zeros_like(right)
     residual = right
 
     for _ in range(cycles):
-        correction = _arnoldi(apply, residual, tol * size, min(restart, right.shape[-1]))
+        correction = _arnoldi(
+            apply, residual, tol * size, min(restart, right.shape[-1])
+        )
         solution = solution + correction
         residual = right - apply(solution)
         if bool((residual.norm(dim=-1, keepdim=True) <= tol * size).all()):
@@ -82,7 +86,9 @@ def _arnoldi(apply: LinearMap, residual: Tensor, goal: Tensor, steps: int) -> Te
     return _combine(columns, reduced, basis, residual)
 
 
-def _orthogonalize(direction: Tensor, basis: list[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+def _orthogonalize(
+    direction: Tensor, basis: list[Tensor]
+) -> tuple[list[Tensor], Tensor, Tensor]:
     """Gram and Schmidt: the overlaps with the basis, (..., 1) each, the length of the rest, and the rest."""
     overlaps = []
     for vector in basis:
@@ -92,7 +98,9 @@ def _orthogonalize(direction: Tensor, basis: list[Tensor]) -> tuple[list[Tensor]
     return overlaps, direction.norm(dim=-1, keepdim=True), direction
 
 
-def _rotate(column: list[Tensor], rotations: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def _rotate(
+    column: list[Tensor], rotations: list[tuple[Tensor, Tensor]]
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """A column of the Hessenberg matrix after all rotations, (..., k), and the new rotation, which removes its end."""
     for row, (cosine, sine) in enumerate(rotations):
         upper, lower = column[row], column[row + 1]
@@ -104,13 +112,17 @@ def _rotate(column: list[Tensor], rotations: list[tuple[Tensor, Tensor]]) -> tup
     return torch.cat([*rest, diagonal], dim=-1), (upper / diagonal, lower / diagonal)
 
 
-def _combine(columns: list[Tensor], reduced: list[Tensor], basis: list[Tensor], like: Tensor) -> Tensor:
+def _combine(
+    columns: list[Tensor], reduced: list[Tensor], basis: list[Tensor], like: Tensor
+) -> Tensor:
     """Solve the triangular system from below, and add up the basis."""
     weights: list[Tensor] = []  # the last one first
     result = torch.zeros_like(like)
     for step in reversed(range(len(columns))):
         right = reduced[step]
-        for later, weight in zip(reversed(range(step + 1, len(columns))), weights, strict=True):
+        for later, weight in zip(
+            reversed(range(step + 1, len(columns))), weights, strict=True
+        ):
             right = right - columns[later][..., step : step + 1] * weight
         weights.append(right / columns[step][..., -1:])
         result = result + weights[-1] * basis[step]

@@ -28,7 +28,11 @@ def spectral_norm(weight: Tensor) -> Tensor:
     except LinAlgError as error:
         message = "the spectral norm of a weight cannot be computed: are the parameters of the network finite?"
         raise LinAlgError(message) from error
-    return (left.mH @ weight @ right)[..., 0, 0].real if weight.is_complex() else (left.mT @ weight @ right)[..., 0, 0]
+    return (
+        (left.mH @ weight @ right)[..., 0, 0].real
+        if weight.is_complex()
+        else (left.mT @ weight @ right)[..., 0, 0]
+    )
 
 
 def _top_singular_vectors(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,10 +79,13 @@ def slogdet(matrix: Tensor) -> Tensor:
     return log_det
 
 
-def jvp(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def jvp(
+    function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return a function at x and its derivative there, applied to v."""
     _prepare_forward_mode()
-    result = torch.func.jvp(function, (x.contiguous(),), (v.contiguous(),))  # it refuses expanded tensors
+    # It refuses expanded tensors
+    result = torch.func.jvp(function, (x.contiguous(),), (v.contiguous(),))
     return result[0], result[1]
 
 

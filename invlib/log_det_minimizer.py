@@ -50,13 +50,20 @@ class LogDetMinimizer:
     """
 
     def __init__(
-        self, problem: LinearProblem, prior: GaussianMixture, *, whiten: bool = False, spacing: float = 0.68
+        self,
+        problem: LinearProblem,
+        prior: GaussianMixture,
+        *,
+        whiten: bool = False,
+        spacing: float = 0.68,
     ) -> None:
         _check_bumps(problem, prior)
         _checks.flag("whiten", whiten)
         _check_spacing(spacing)
         h = problem.normal_operator
-        self.metric = torch.linalg.inv(h) if whiten else torch.eye(2, dtype=torch.float64)
+        self.metric = (
+            torch.linalg.inv(h) if whiten else torch.eye(2, dtype=torch.float64)
+        )
         self.start, self.mix = h @ self.metric @ h, torch.linalg.inv(h @ self.metric)
         bump, std = prior.means[0], float(prior.covariances[0, 0, 0].sqrt())
         self.tilt = bump / std**2
@@ -69,13 +76,17 @@ class LogDetMinimizer:
         widths = 1.3 * step * torch.tensor([1, 2], dtype=torch.float64)
         self.precision = axes.mT @ torch.diag(widths**-2) @ axes
         self.points, self.mass = _half_plane(prior, axes, std)
-        self.coefficients, self.value = self._minimize(self.points @ h, problem.noise_std**2)
+        self.coefficients, self.value = self._minimize(
+            self.points @ h, problem.noise_std**2
+        )
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return phi(x), (B, n), and D phi(x), (B, n, n), for float64 points x of shape (B, n)."""
         _checks.vectors("x", x, 2)
         if x.dtype != torch.float64 or x.ndim != 2:
-            raise ValueError(f"x must have shape (B, 2) and dtype float64, got {tuple(x.shape)} and {x.dtype}")
+            raise ValueError(
+                f"x must have shape (B, 2) and dtype float64, got {tuple(x.shape)} and {x.dtype}"
+            )
         return self._at(x)
 
     def _at(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,9 +103,13 @@ class LogDetMinimizer:
             _checks.vectors(name, points, 2)
             if points.dtype != torch.float64 or points.ndim != 2:
                 found = f"{tuple(points.shape)} and {points.dtype}"
-                raise ValueError(f"{name} must have shape (B, 2) and dtype float64, got {found}")
+                raise ValueError(
+                    f"{name} must have shape (B, 2) and dtype float64, got {found}"
+                )
         if guess.shape != z.shape:
-            raise ValueError(f"guess must have the shape of z, {tuple(z.shape)}, got {tuple(guess.shape)}")
+            raise ValueError(
+                f"guess must have the shape of z, {tuple(z.shape)}, got {tuple(guess.shape)}"
+            )
 
         def value(x: Tensor, wanted: Tensor) -> Tensor:
             return -0.5 * (self._at(x)[0] - wanted).square().sum(-1)
@@ -102,43 +117,66 @@ class LogDetMinimizer:
         def derivatives(x: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
             image, jacobian = self._at(x)
             slope = ((wanted - image).unsqueeze(-2) @ jacobian).squeeze(-2)
-            return slope, -jacobian.mT @ jacobian  # less a term that vanishes at the solution
+            # Less a term that vanishes at the solution
+            return (
+                slope,
+                -jacobian.mT @ jacobian,
+            )
 
         x, settled = maximize(value, derivatives, guess, data=(z,))
         if not bool(settled.all()):
-            raise ConvergenceError(f"the inverse was not reached for {int((~settled).sum())} of {len(z)} data z")
+            raise ConvergenceError(
+                f"the inverse was not reached for {int((~settled).sum())} of {len(z)} data z"
+            )
         return x
 
     def _minimize(self, hx: Tensor, variance: float) -> tuple[Tensor, float]:
         """The coefficients of the trial functions that minimize the loss, and the loss; hx is H times the points."""
         gradients, hessians = self._trial_functions(self.points)
         inner = self.mix.mT @ self.metric @ self.mix
-        quadratic = torch.einsum("q,qfi,ij,qgj->fg", self.mass, gradients, inner, gradients)
+        quadratic = torch.einsum(
+            "q,qfi,ij,qgj->fg", self.mass, gradients, inner, gradients
+        )
         scale = quadratic.diagonal().rsqrt()
-        gradients, hessians = gradients * scale[:, None], hessians * scale[:, None, None]
+        gradients = gradients * scale[:, None]
+        hessians = hessians * scale[:, None, None]
         quadratic = scale[:, None] * quadratic * scale
 
-        def value(coefficients: Tensor) -> Tensor:  # nan where the Jacobian is not positive definite
-            image, jacobian = self._combine(self.points, gradients, hessians, coefficients[0])
+        def value(coefficients: Tensor) -> Tensor:
+            # nan where the Jacobian is not positive definite
+            image, jacobian = self._combine(
+                self.points, gradients, hessians, coefficients[0]
+            )
             misfit = image - hx
-            return -(self.mass @ (0.5 * (misfit @ self.metric * misfit).sum(-1) - variance * jacobian.logdet()))[None]
+            fit = 0.5 * (misfit @ self.metric * misfit).sum(-1)
+            loss = self.mass @ (fit - variance * jacobian.logdet())
+            return -loss[None]
 
         def derivatives(coefficients: Tensor) -> tuple[Tensor, Tensor]:
-            image, jacobian = self._combine(self.points, gradients, hessians, coefficients[0])
+            image, jacobian = self._combine(
+                self.points, gradients, hessians, coefficients[0]
+            )
             relative = torch.linalg.solve(jacobian.unsqueeze(1), self.mix @ hessians)
-            slope = torch.einsum("q,qi,qfi->f", self.mass, (image - hx) @ self.metric @ self.mix, gradients)
+            pull = (image - hx) @ self.metric @ self.mix
+            slope = torch.einsum("q,qi,qfi->f", self.mass, pull, gradients)
             slope -= variance * torch.einsum("q,qfii->f", self.mass, relative)
-            curvature = quadratic + variance * torch.einsum("q,qfij,qgji->fg", self.mass, relative, relative)
+            curvature = quadratic + variance * torch.einsum(
+                "q,qfij,qgji->fg", self.mass, relative, relative
+            )
             return -slope[None], -curvature[None]
 
-        coefficients, settled = maximize(value, derivatives, torch.zeros_like(scale)[None])
+        coefficients, settled = maximize(
+            value, derivatives, torch.zeros_like(scale)[None]
+        )
         if not bool(settled):
             raise ConvergenceError("the minimizer was not reached")
         return scale * coefficients[0], -float(value(coefficients))
 
     def _trial_functions(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients, (B, F, n), and Hessians, (B, F, n, n), of the trial functions at x."""
-        quadratics = torch.tensor([[[1, 0], [0, 0]], [[0, 1], [1, 0]], [[0, 0], [0, 1]]], dtype=x.dtype)
+        quadratics = torch.tensor(
+            [[[1, 0], [0, 0]], [[0, 1], [1, 0]], [[0, 0], [0, 1]]], dtype=x.dtype
+        )
         tanh = torch.tanh(x @ self.tilt)[:, None, None]
         gradient, hessian = torch.zeros(()), torch.zeros(())
         for sign in (1, -1):  # a Gaussian and its mirror image
@@ -149,20 +187,32 @@ class LogDetMinimizer:
             gradient = gradient - height * pulled
             hessian = hessian + height.unsqueeze(-1) * outer
         bend = (1 - tanh.square()).unsqueeze(-1) * self.tilt.outer(self.tilt)
-        gradients = [torch.einsum("fij,bj->bfi", quadratics, x), tanh * self.tilt, gradient]
-        return torch.cat(gradients, 1), torch.cat([quadratics.expand(len(x), -1, -1, -1), bend, hessian], 1)
+        gradients = [
+            torch.einsum("fij,bj->bfi", quadratics, x),
+            tanh * self.tilt,
+            gradient,
+        ]
+        return torch.cat(gradients, 1), torch.cat(
+            [quadratics.expand(len(x), -1, -1, -1), bend, hessian], 1
+        )
 
-    def _combine(self, x: Tensor, gradients: Tensor, hessians: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    def _combine(
+        self, x: Tensor, gradients: Tensor, hessians: Tensor, coefficients: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return phi and D phi for U = <x, HWHx> / 2 + the sum of the trial functions."""
         gradient = x @ self.start + torch.einsum("bfi,f->bi", gradients, coefficients)
         hessian = self.start + torch.einsum("bfij,f->bij", hessians, coefficients)
         return gradient @ self.mix.mT, self.mix @ hessian
 
 
-def _half_plane(prior: GaussianMixture, axes: Tensor, std: float) -> tuple[Tensor, Tensor]:
+def _half_plane(
+    prior: GaussianMixture, axes: Tensor, std: float
+) -> tuple[Tensor, Tensor]:
     """Points and weights of the trapezoidal rule for the prior, on the side of its first bump: all else is even."""
     step = 0.2 * std
-    far = torch.arange(step / 2, float(prior.means[0].norm()) + 7 * std, step, dtype=torch.float64)
+    far = torch.arange(
+        step / 2, float(prior.means[0].norm()) + 7 * std, step, dtype=torch.float64
+    )
     aside = step * torch.arange(-35, 36, dtype=torch.float64)
     points = torch.cartesian_prod(far, aside) @ axes
     mass = prior.log_prob(points).exp()
@@ -172,7 +222,9 @@ def _half_plane(prior: GaussianMixture, axes: Tensor, std: float) -> tuple[Tenso
 
 def _check_spacing(spacing: float) -> None:
     if not 0.3 <= _checks.positive("spacing", spacing) <= 3:
-        raise ValueError(f"spacing must lie between 0.3 and 3 standard deviations of a bump, got {spacing!r}")
+        raise ValueError(
+            f"spacing must lie between 0.3 and 3 standard deviations of a bump, got {spacing!r}"
+        )
 
 
 def _check_bumps(problem: LinearProblem, prior: GaussianMixture) -> None:
@@ -181,16 +233,28 @@ def _check_bumps(problem: LinearProblem, prior: GaussianMixture) -> None:
     if problem.dim != 2 or not problem.is_injective:
         raise ValueError(f"problem must be injective and in the plane, got {problem}")
     if problem.singular_values[-1] < 1e-4 * problem.singular_values[0]:
-        raise ValueError(f"problem must have a condition number of at most 1e4, got {problem}")
-    pair = isinstance(prior, GaussianMixture) and prior.means.shape == (2, 2) and bool(prior.means.any())
+        raise ValueError(
+            f"problem must have a condition number of at most 1e4, got {problem}"
+        )
+    pair = (
+        isinstance(prior, GaussianMixture)
+        and prior.means.shape == (2, 2)
+        and bool(prior.means.any())
+    )
     if pair:
-        bumps = two_bumps(prior.means[0].tolist(), float(prior.covariances[0, 0, 0].sqrt()))
+        bumps = two_bumps(
+            prior.means[0].tolist(), float(prior.covariances[0, 0, 0].sqrt())
+        )
         pair = all(
             torch.allclose(getattr(prior, name), getattr(bumps, name), rtol=1e-12)
             for name in ("weights", "means", "covariances")
         )
     if not pair:
-        raise ValueError(f"prior must be two equal round Gaussians at m and -m in the plane, got {prior!r}")
+        raise ValueError(
+            f"prior must be two equal round Gaussians at m and -m in the plane, got {prior!r}"
+        )
     distance = float(prior.means[0].norm() / prior.covariances[0, 0, 0].sqrt())
     if distance > 5:
-        raise ValueError(f"prior must have bumps at most 10 standard deviations apart, got {2 * distance:g}")
+        raise ValueError(
+            f"prior must have bumps at most 10 standard deviations apart, got {2 * distance:g}"
+        )

@@ -74,7 +74,9 @@ class Weights:
 
     def are_finite(self) -> bool:
         """Whether every parameter is a number."""
-        return all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters)
+        return all(
+            bool(torch.isfinite(parameter).all()) for parameter in self.parameters
+        )
 
 
 class Validation:
@@ -86,7 +88,9 @@ class Validation:
         patience: steps without a better loss after which the training stops; None means never.
     """
 
-    def __init__(self, loss: Callable[[], Tensor], steps: int, patience: int | None) -> None:
+    def __init__(
+        self, loss: Callable[[], Tensor], steps: int, patience: int | None
+    ) -> None:
         self.loss = loss
         self.patience = patience
         self.every = max(1, min(steps // LOOKS, patience or steps))
@@ -111,12 +115,20 @@ class Validation:
 
     def is_exhausted(self, step: int) -> bool:
         """Whether the loss has not become better for too many steps."""
-        return self.patience is not None and bool(self.steps) and step - self.best_step >= self.patience
+        return (
+            self.patience is not None
+            and bool(self.steps)
+            and step - self.best_step >= self.patience
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` takes."""
         losses = torch.stack(self.losses) if self.losses else torch.empty(0)
-        kept = {"best": self.best, "best_step": self.best_step, "best_weights": self.best_weights}
+        kept = {
+            "best": self.best,
+            "best_step": self.best_step,
+            "best_weights": self.best_weights,
+        }
         return {"losses": losses, "steps": self.steps, **kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -192,7 +204,9 @@ class Loop:
             # Of a network whose weights, or their gradients, are no longer finite, anything may fail.
             if self.weights.are_finite() and not isinstance(error, LinAlgError):
                 raise
-            raise self._failed(f"could not be computed after {self.done} steps") from error
+            raise self._failed(
+                f"could not be computed after {self.done} steps"
+            ) from error
         finally:
             bar.close()
 
@@ -207,7 +221,9 @@ class Loop:
         value.sum().backward()
 
         self.updating = True
-        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+        for group, rate in zip(
+            self.optimizer.param_groups, self.base_rates, strict=True
+        ):
             group["lr"] = rate * self.factors[self.done]
         self.optimizer.step()
         self.losses.append(value.detach())
@@ -229,18 +245,26 @@ class Loop:
             raise TypeError(f"loss must return a tensor, got {value!r}")
         if value.ndim > 1 or not value.is_floating_point():
             found = f"shape {tuple(value.shape)} and {value.dtype}"
-            raise ValueError(f"loss must return a real scalar, or one number for each member, (E,), got {found}")
+            raise ValueError(
+                f"loss must return a real scalar, or one number for each member, (E,), got {found}"
+            )
         if self.losses and value.shape != self.losses[0].shape:
             shapes = tuple(self.losses[0].shape), tuple(value.shape)
-            raise ValueError(f"loss must return the same shape in every step, got {shapes[0]}, then {shapes[1]}")
+            raise ValueError(
+                f"loss must return the same shape in every step, got {shapes[0]}, then {shapes[1]}"
+            )
         if not bool(torch.isfinite(value).all()):
             raise self._failed(f"became {value.tolist()} after {self.done} steps")
         if not value.requires_grad:
-            raise ValueError("loss must depend on the parameters of net by differentiable operations")
+            raise ValueError(
+                "loss must depend on the parameters of net by differentiable operations"
+            )
         return value
 
     def _look(self) -> None:
-        if self.validation is not None and self.validation.is_due(self.done, self.steps):
+        if self.validation is not None and self.validation.is_due(
+            self.done, self.steps
+        ):
             self.validation.look(self.done, self.weights)
 
     def _call_back(self, value: Tensor) -> None:
@@ -248,11 +272,19 @@ class Loop:
             return
 
         rate = self.learning_rate * self.factors[self.done - 1]
-        answer: object = self.callback(TrainingStep(self.done, self.steps, value, rate, self.net))
-        if isinstance(answer, Tensor) and answer.dtype == torch.bool and answer.numel() == 1:
+        answer: object = self.callback(
+            TrainingStep(self.done, self.steps, value, rate, self.net)
+        )
+        if (
+            isinstance(answer, Tensor)
+            and answer.dtype == torch.bool
+            and answer.numel() == 1
+        ):
             answer = bool(answer)
         if answer is not None and not isinstance(answer, (bool, np.bool_)):
-            raise TypeError(f"callback must return True to stop the training, False or None, got {answer!r}")
+            raise TypeError(
+                f"callback must return True to stop the training, False or None, got {answer!r}"
+            )
         if answer:
             self.stopped = "callback"
 
@@ -304,7 +336,9 @@ class Loop:
             seconds=self.seconds + time.perf_counter() - self.started,
             stopped=self.stopped,
             held_out=None if held_out is None else held_out["losses"],
-            held_out_steps=None if held_out is None else torch.tensor(held_out["steps"]),
+            held_out_steps=None
+            if held_out is None
+            else torch.tensor(held_out["steps"]),
             kept=self.kept,
             target=self.target,
         )
@@ -321,7 +355,9 @@ class Loop:
                 "optimizer": self.optimizer.state_dict(),
                 "average": self.weights.average,
                 "averaged": self.weights.averaged,
-                "validation": None if self.validation is None else self.validation.state_dict(),
+                "validation": None
+                if self.validation is None
+                else self.validation.state_dict(),
             }
         )
 
@@ -347,7 +383,9 @@ class Loop:
             self._look()
 
 
-def checked_rates(learning_rate: object, schedule: Schedule, steps: int) -> tuple[float, list[float]]:
+def checked_rates(
+    learning_rate: object, schedule: Schedule, steps: int
+) -> tuple[float, list[float]]:
     """Return the peak learning rate and the factor of each step, after checking them.
 
     Raises:
@@ -356,11 +394,15 @@ def checked_rates(learning_rate: object, schedule: Schedule, steps: int) -> tupl
     """
     peak = _checks.positive("learning_rate", learning_rate)
     if not callable(schedule):
-        raise TypeError(f"schedule must be a function of the step and the number of steps, got {schedule!r}")
+        raise TypeError(
+            f"schedule must be a function of the step and the number of steps, got {schedule!r}"
+        )
 
     factors = [schedule(step, steps) for step in range(_checks.count("steps", steps))]
     for step, factor in enumerate(factors):
         number = isinstance(factor, (int, float)) and not isinstance(factor, bool)
         if not number or not 0 <= factor < float("inf"):
-            raise ValueError(f"schedule must return a number >= 0, got {factor!r} for step {step}")
+            raise ValueError(
+                f"schedule must return a number >= 0, got {factor!r} for step {step}"
+            )
     return peak, factors

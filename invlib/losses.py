@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from invlib import _checks, networks
 
 
-def approximation_loss(net: nn.Module, x: Tensor, z: Tensor, *, metric: Tensor | None = None) -> Tensor:
+def approximation_loss(
+    net: nn.Module, x: Tensor, z: Tensor, *, metric: Tensor | None = None
+) -> Tensor:
     r"""Return $\tfrac12 E\|\varphi(x) - z\|_W^2$: the network approximates the forward operator, blind to the prior.
 
     Derived in `book/approximation.md`.
@@ -48,7 +50,9 @@ def approximation_loss(net: nn.Module, x: Tensor, z: Tensor, *, metric: Tensor |
     return _half_mean_square(value - z, metric)
 
 
-def reconstruction_loss(net: nn.Module, x: Tensor, z: Tensor, *, metric: Tensor | None = None) -> Tensor:
+def reconstruction_loss(
+    net: nn.Module, x: Tensor, z: Tensor, *, metric: Tensor | None = None
+) -> Tensor:
     r"""Return $\tfrac12 E\|\varphi^{-1}(z) - x\|_W^2$: the inverse approximates the posterior mean, whatever W.
 
     Where the network's inverse is an iteration (it accepts `guess` and `tol`), it starts at x and is solved to three
@@ -122,8 +126,12 @@ def log_det_loss(
     strength = _as_strength(strength, x)
 
     value, log_det = networks.forward_and_log_det(net, x, generator=generator)
-    value = networks.check_shape("the value of net.forward_and_log_det(x)", value, x.shape)
-    log_det = networks.check_shape("the log-determinant of net.forward_and_log_det(x)", log_det, x.shape[:-1])
+    value = networks.check_shape(
+        "the value of net.forward_and_log_det(x)", value, x.shape
+    )
+    log_det = networks.check_shape(
+        "the log-determinant of net.forward_and_log_det(x)", log_det, x.shape[:-1]
+    )
     return _half_mean_square(value - z, metric) - strength**2 * log_det.mean(dim=-1)
 
 
@@ -163,9 +171,15 @@ def divergence_loss(
     metric = _as_metric(metric, x)
     strength = _as_strength(strength, x)
 
-    value, divergence = networks.forward_and_divergence(net, x, metric=metric, generator=generator)
-    value = networks.check_shape("the value of net.forward_and_divergence(x)", value, x.shape)
-    divergence = networks.check_shape("the divergence of net.forward_and_divergence(x)", divergence, x.shape[:-1])
+    value, divergence = networks.forward_and_divergence(
+        net, x, metric=metric, generator=generator
+    )
+    value = networks.check_shape(
+        "the value of net.forward_and_divergence(x)", value, x.shape
+    )
+    divergence = networks.check_shape(
+        "the divergence of net.forward_and_divergence(x)", divergence, x.shape[:-1]
+    )
     return _half_mean_square(value - z, metric) - strength**2 * divergence.mean(dim=-1)
 
 
@@ -184,12 +198,18 @@ def _check_pair(net: nn.Module, x: Tensor, z: Tensor) -> None:
         networks.check_device(name, points, own)
         _checks.finite(name, points)
         if points.ndim < 2:
-            raise ValueError(f"{name} must have shape (..., B, n), got {tuple(points.shape)}")
+            raise ValueError(
+                f"{name} must have shape (..., B, n), got {tuple(points.shape)}"
+            )
         if points.shape[:-1].numel() == 0:
-            raise ValueError(f"{name} must hold at least one point, got the shape {tuple(points.shape)}")
+            raise ValueError(
+                f"{name} must hold at least one point, got the shape {tuple(points.shape)}"
+            )
     if x.shape != z.shape or x.dtype != z.dtype:
         found = f"{tuple(z.shape)} and {z.dtype}"
-        raise ValueError(f"z must have the shape and dtype of x, {tuple(x.shape)} and {x.dtype}, got {found}")
+        raise ValueError(
+            f"z must have the shape and dtype of x, {tuple(x.shape)} and {x.dtype}, got {found}"
+        )
 
 
 def _as_metric(metric: Tensor | None, x: Tensor) -> Tensor | None:
@@ -203,10 +223,14 @@ def _as_strength(strength: float | Tensor, x: Tensor) -> float | Tensor:
     if not isinstance(strength, Tensor):
         return _checks.positive("strength", strength)
     if not strength.is_floating_point():
-        raise ValueError(f"strength must have a floating-point dtype, got {strength.dtype}")
+        raise ValueError(
+            f"strength must have a floating-point dtype, got {strength.dtype}"
+        )
     networks.check_device("strength", strength, x)
     shapes = {(), tuple(x.shape[:-2])}
     positive = bool(((strength > 0) & torch.isfinite(strength)).all())
     if tuple(strength.shape) not in shapes or not positive:
-        raise ValueError(f"strength must be a positive number, or one for each batch, got {strength!r}")
+        raise ValueError(
+            f"strength must be a positive number, or one for each batch, got {strength!r}"
+        )
     return strength.to(x)

@@ -67,7 +67,9 @@ def highest_modes(mixtures: Components) -> Highest:
     return Highest(points, gap, settled)
 
 
-def best_of(owner: Tensor, points: Tensor, heights: Tensor, settled: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def best_of(
+    owner: Tensor, points: Tensor, heights: Tensor, settled: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
     """Return the highest point, (count, n), of each owner, and whether it has settled, (count,).
 
     Of points that are equally high up to rounding, the one with the largest first coordinate is taken, then the second
@@ -103,12 +105,16 @@ def _highest(mixtures: Components) -> Highest:
     count, components, dim = mixtures.means.shape
     if components == 1:
         settled = torch.ones(count, dtype=torch.bool)
-        return Highest(mixtures.means[:, 0], torch.zeros(count, dtype=torch.float64), settled)
+        return Highest(
+            mixtures.means[:, 0], torch.zeros(count, dtype=torch.float64), settled
+        )
 
     if components == 2:
         owner, starts, bound = _ridgeline(mixtures)
         points, settled = _climb(mixtures, owner, starts)
-        return Highest(points, (bound - _heights(mixtures, points)).clamp_min(0), settled)
+        return Highest(
+            points, (bound - _heights(mixtures, points)).clamp_min(0), settled
+        )
 
     owner, starts = _starts(mixtures)
     points, settled = _climb(mixtures, owner, starts)
@@ -121,7 +127,9 @@ def _highest(mixtures: Components) -> Highest:
 
     rest = _select(mixtures, open_cases)
     if dim <= 3:
-        better, higher, arrived = _branch_and_bound(rest, points[open_cases], settled[open_cases])
+        better, higher, arrived = _branch_and_bound(
+            rest, points[open_cases], settled[open_cases]
+        )
         points[open_cases], settled[open_cases] = better, arrived
     else:
         higher = _bound_one_by_one(rest, _heights(rest, points[open_cases]))
@@ -139,7 +147,9 @@ def _in_parts(mixtures: Components) -> Iterator[Components]:
 
 
 def _select(mixtures: Components, rows: Tensor) -> Components:
-    return Components(mixtures.log_weights[rows], mixtures.means[rows], mixtures.whiteners)
+    return Components(
+        mixtures.log_weights[rows], mixtures.means[rows], mixtures.whiteners
+    )
 
 
 def _heights(mixtures: Components, points: Tensor) -> Tensor:
@@ -153,13 +163,17 @@ def _largest(owner: Tensor, values: Tensor, count: int) -> Tensor:
     return start.scatter_reduce(0, owner, values, "amax")
 
 
-def _climb(mixtures: Components, owner: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+def _climb(
+    mixtures: Components, owner: Tensor, starts: Tensor
+) -> tuple[Tensor, Tensor]:
     """Climb from all starts, (P, n), and return the highest point of each mixture and whether it has settled."""
 
     def value(x: Tensor, log_weights: Tensor, means: Tensor) -> Tensor:
         return Components(log_weights, means, mixtures.whiteners).log_prob(x)
 
-    def derivatives(x: Tensor, log_weights: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    def derivatives(
+        x: Tensor, log_weights: Tensor, means: Tensor
+    ) -> tuple[Tensor, Tensor]:
         return Components(log_weights, means, mixtures.whiteners).score_and_hessian(x)
 
     data = (mixtures.log_weights[owner], mixtures.means[owner])
@@ -180,7 +194,11 @@ def _starts(mixtures: Components) -> tuple[Tensor, Tensor]:
     whole = torch.einsum("bk,bki->bi", weights, mixtures.means).unsqueeze(1)
     candidates = torch.cat([mixtures.means, whole, _products(mixtures)], dim=1)
 
-    nested = Components(mixtures.log_weights.unsqueeze(1), mixtures.means.unsqueeze(1), mixtures.whiteners)
+    nested = Components(
+        mixtures.log_weights.unsqueeze(1),
+        mixtures.means.unsqueeze(1),
+        mixtures.whiteners,
+    )
     heights = nested.log_prob(candidates)
     number = min(8 if mixtures.means.shape[-1] <= 3 else 16, candidates.shape[1])
     best = heights.topk(number, dim=1).indices
@@ -194,7 +212,9 @@ def _products(mixtures: Components) -> Tensor:
     heaviest = mixtures.log_peaks.topk(min(components, 16), dim=-1).indices
 
     sizes = range(2, dim + 2)
-    subsets = chain.from_iterable(combinations(range(heaviest.shape[1]), size) for size in sizes)
+    subsets = chain.from_iterable(
+        combinations(range(heaviest.shape[1]), size) for size in sizes
+    )
     chosen = list(islice(subsets, 128 if dim <= 3 else 15))
     indicator = torch.tensor(
         [[float(k in subset) for k in range(heaviest.shape[1])] for subset in chosen],
@@ -246,7 +266,9 @@ class _Ridge:
         from_second = (squares * self.ratio * (beta / both).square()).sum(-1)
         return from_first, from_second, squares * self.ratio.square() / both**3
 
-    def log_ratio(self, owner: Tensor, from_first: Tensor, from_second: Tensor) -> Tensor:
+    def log_ratio(
+        self, owner: Tensor, from_first: Tensor, from_second: Tensor
+    ) -> Tensor:
         difference = self.peaks[owner, 1] - self.peaks[owner, 0]
         return difference + 0.5 * (from_first - from_second)
 
@@ -292,13 +314,16 @@ def _ridgeline(mixtures: Components) -> tuple[Tensor, Tensor, Tensor]:
         from_first, _, _ = ridge.terms(owner, low)
         _, from_second, _ = ridge.terms(owner, high)
         peaks = ridge.peaks[owner]
-        above = torch.logaddexp(peaks[:, 0] - 0.5 * from_first, peaks[:, 1] - 0.5 * from_second)
+        above = torch.logaddexp(
+            peaks[:, 0] - 0.5 * from_first, peaks[:, 1] - 0.5 * from_second
+        )
         bound = bound.scatter_reduce(0, owner, above, "amax")
         found.append((owner, low, high))
 
     lost = torch.ones(count, dtype=torch.bool)
     lost[torch.cat([part[0] for part in found])] = False
-    if bool(lost.any()):  # rounding errors have hidden a root: nothing better is known than the sum of both peaks
+    # Rounding errors have hidden a root: nothing better is known than the sum of both peaks
+    if bool(lost.any()):
         low, high = ridge.ends()
         found.append((lost.nonzero().flatten(), low[lost], high[lost]))
         bound = torch.where(lost, ridge.peaks.logsumexp(-1), bound)
@@ -308,7 +333,9 @@ def _ridgeline(mixtures: Components) -> tuple[Tensor, Tensor, Tensor]:
     return owner, ridge.points(owner, root), bound
 
 
-def _classify(ridge: _Ridge, owner: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def _classify(
+    ridge: _Ridge, owner: Tensor, low: Tensor, high: Tensor
+) -> tuple[Tensor, Tensor]:
     """Which intervals hold exactly one root, a falling one, and which are unclear; the others hold no mode."""
     middle = 0.5 * (low + high)
     *at_low, slope_low = ridge.terms(owner, low)
@@ -323,7 +350,9 @@ def _classify(ridge: _Ridge, owner: Tensor, low: Tensor, high: Tensor) -> tuple[
     spread_high = torch.sigmoid(high) * torch.sigmoid(-high)
     most = torch.where((low < 0) & (high > 0), 0.25, spread_low.maximum(spread_high))
     steepest = most * slope_low.maximum(slope_high).sum(-1) - 1
-    flattest = spread_low.minimum(spread_high) * slope_low.minimum(slope_high).sum(-1) - 1
+    flattest = (
+        spread_low.minimum(spread_high) * slope_low.minimum(slope_high).sum(-1) - 1
+    )
 
     size = ridge.peaks[owner].abs().sum(-1) + at_middle[0] + at_middle[1] + middle.abs()
     reach = 0.5 * (high - low) * steepest.abs().maximum(flattest.abs())
@@ -349,7 +378,9 @@ class _Landscape:
     """Mixtures in common coordinates, in which the mean of their precision matrices is the identity."""
 
     def __init__(self, mixtures: Components, heights: Tensor) -> None:
-        factor = torch.linalg.cholesky((mixtures.whiteners.mT @ mixtures.whiteners).mean(0))
+        factor = torch.linalg.cholesky(
+            (mixtures.whiteners.mT @ mixtures.whiteners).mean(0)
+        )
         self.to_x = torch.linalg.inv(factor)  # x = y @ to_x
         self.whiteners = mixtures.whiteners @ self.to_x.mT
         self.means = mixtures.means @ factor
@@ -362,7 +393,9 @@ class _Landscape:
         There one of the K components reaches the height, less log K: a union of ellipsoids.
         """
         components = self.means.shape[1]
-        drop = 2 * (self.peaks - self.heights.unsqueeze(-1) + math.log(components) + 1e-6)
+        drop = 2 * (
+            self.peaks - self.heights.unsqueeze(-1) + math.log(components) + 1e-6
+        )
         spread = torch.linalg.inv(self.whiteners).square().sum(-1).sqrt()
         reach = drop.clamp_min(0).sqrt().unsqueeze(-1) * spread
         kept = (drop > 0).unsqueeze(-1)
@@ -370,14 +403,18 @@ class _Landscape:
         high = torch.where(kept, self.means + reach, -torch.inf).amax(1)
         return 0.5 * (low + high), 0.5 * (high - low)
 
-    def bounds(self, owner: Tensor, centre: Tensor, half: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+    def bounds(
+        self, owner: Tensor, centre: Tensor, half: Tensor, radius: Tensor
+    ) -> tuple[Tensor, Tensor]:
         r"""Upper bounds over boxes, (P,), and the heights of their centres, (P,), both above the known heights.
 
         The first bound adds up the largest value of each component. The second is Taylor's: the third derivative of
         $e^{-|u|^2/2}$ along a unit vector is at most `_third(|u|)`.
         """
         peaks = self.peaks[owner] - self.heights[owner].unsqueeze(-1)
-        away = torch.einsum("kij,pkj->pki", self.whiteners, centre.unsqueeze(1) - self.means[owner])
+        away = torch.einsum(
+            "kij,pkj->pki", self.whiteners, centre.unsqueeze(1) - self.means[owner]
+        )
         distance = away.norm(dim=-1)
         nearest = (distance - radius).clamp_min(0)
         first = torch.logsumexp(peaks - 0.5 * nearest.square(), dim=-1)
@@ -387,12 +424,16 @@ class _Landscape:
         density = weights.sum(-1)
         slope = torch.einsum("pk,pki->pi", weights, scores)
         hessian = scores.mT @ (weights.unsqueeze(-1) * scores)
-        hessian = hessian - torch.einsum("pk,kij->pij", weights, self.whiteners.mT @ self.whiteners)
+        hessian = hessian - torch.einsum(
+            "pk,kij->pij", weights, self.whiteners.mT @ self.whiteners
+        )
 
         linear = (slope.abs() * half).sum(-1)
         diagonal = hessian.diagonal(dim1=-2, dim2=-1)
         mixed = (half.unsqueeze(-2) * hessian.abs() * half.unsqueeze(-1)).sum((-2, -1))
-        quadratic = 0.5 * (mixed - ((diagonal.abs() - diagonal.clamp_min(0)) * half.square()).sum(-1))
+        quadratic = 0.5 * (
+            mixed - ((diagonal.abs() - diagonal.clamp_min(0)) * half.square()).sum(-1)
+        )
         cubic = (peaks.exp() * _third(nearest) * radius**3).sum(-1) / 6
         second = (density + linear + quadratic + cubic).log()
         return first.minimum(second), density.log()
@@ -408,7 +449,9 @@ def _third(distance: Tensor) -> Tensor:
     return torch.where(distance < 2.34, near, (distance**3 - 3 * distance) * decay)
 
 
-def _branch_and_bound(mixtures: Components, points: Tensor, settled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _branch_and_bound(
+    mixtures: Components, points: Tensor, settled: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return better points where there are any, the gap, (B,), and whether the points have settled."""
     points, settled = points.clone(), settled.clone()
     heights = _heights(mixtures, points)
@@ -419,11 +462,17 @@ def _branch_and_bound(mixtures: Components, points: Tensor, settled: Tensor) -> 
     gap = torch.full((count,), TOLERANCE, dtype=torch.float64)
     centre, size = land.region()
     owner = torch.arange(count)
-    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * dim).reshape(-1, dim)
+    corners = torch.cartesian_prod(
+        *[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * dim
+    ).reshape(-1, dim)
 
     for level in range(LEVELS):
         half = size / 2**level
-        radius = torch.einsum("kij,sj,bj->bksi", land.whiteners, corners, half).norm(dim=-1).amax(-1)
+        radius = (
+            torch.einsum("kij,sj,bj->bksi", land.whiteners, corners, half)
+            .norm(dim=-1)
+            .amax(-1)
+        )
         above, value = _evaluate(land, owner, centre, half, radius)
 
         _improve(mixtures, land, points, settled, owner, centre, value)
@@ -441,13 +490,17 @@ def _branch_and_bound(mixtures: Components, points: Tensor, settled: Tensor) -> 
         owner, centre = owner[~given_up], centre[~given_up]
         if len(owner) == 0:
             break
-        centre = (centre.unsqueeze(1) + 0.5 * half[owner].unsqueeze(1) * corners).flatten(0, 1)
+        centre = (
+            centre.unsqueeze(1) + 0.5 * half[owner].unsqueeze(1) * corners
+        ).flatten(0, 1)
         owner = owner.repeat_interleave(len(corners))
 
     return points, gap, settled
 
 
-def _heavy_components(mixtures: Components, heights: Tensor) -> tuple[Components, Tensor]:
+def _heavy_components(
+    mixtures: Components, heights: Tensor
+) -> tuple[Components, Tensor]:
     """The components that matter anywhere, and the logarithm of a bound, (B,), on the sum of all others."""
     peaks = mixtures.log_peaks
     heavy = (peaks > heights.unsqueeze(-1) - 40 - math.log(peaks.shape[1])).any(0)
@@ -455,15 +508,23 @@ def _heavy_components(mixtures: Components, heights: Tensor) -> tuple[Components
         return mixtures, torch.full_like(heights, -torch.inf)
 
     dropped = peaks[:, ~heavy].logsumexp(-1)
-    kept = Components(mixtures.log_weights[:, heavy], mixtures.means[:, heavy], mixtures.whiteners[heavy])
+    kept = Components(
+        mixtures.log_weights[:, heavy],
+        mixtures.means[:, heavy],
+        mixtures.whiteners[heavy],
+    )
     return kept, dropped
 
 
-def _evaluate(land: _Landscape, owner: Tensor, centre: Tensor, half: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+def _evaluate(
+    land: _Landscape, owner: Tensor, centre: Tensor, half: Tensor, radius: Tensor
+) -> tuple[Tensor, Tensor]:
     rows = max(1, CHUNK // land.means[0].numel() // 4)
     results = [
         land.bounds(some, middle, half[some], radius[some])
-        for some, middle in zip(torch.split(owner, rows), torch.split(centre, rows), strict=True)
+        for some, middle in zip(
+            torch.split(owner, rows), torch.split(centre, rows), strict=True
+        )
     ]
     above, value = zip(*results, strict=True)
     return torch.cat(above), torch.cat(value)
@@ -521,10 +582,15 @@ def _bound_one_by_one(mixtures: Components, heights: Tensor) -> Tensor:
 
         for _ in range(4):
             nearest = (distance - stretch * reach.unsqueeze(-1)).clamp_min(0)
-            others = torch.logsumexp((peaks - 0.5 * nearest.square())[:, foreign], dim=-1)
-            needed = torch.log1p(-others.exp().clamp_max(1.0))  # of component j, at a higher point
+            others = torch.logsumexp(
+                (peaks - 0.5 * nearest.square())[:, foreign], dim=-1
+            )
+            # Of component j, at a higher point
+            needed = torch.log1p(-others.exp().clamp_max(1.0))
             possible = reach > 0
-            reach = torch.where(possible, reach.minimum(_reach(peaks[:, j] - needed)), reach)
+            reach = torch.where(
+                possible, reach.minimum(_reach(peaks[:, j] - needed)), reach
+            )
 
         total = torch.logaddexp(peaks[:, j], others)
         gap = torch.where(possible & (reach > 0), gap.maximum(total), gap)

@@ -79,7 +79,11 @@ class InvertibleNetwork(nn.Module):
         return _derived_log_det(self, x)
 
     def forward_and_divergence(
-        self, x: Tensor, *, metric: Tensor | None = None, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        *,
+        metric: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return phi(x) and tr(W D phi(x)), (...): exact up to dimension 16, Hutchinson's estimate beyond."""
         return _derived_divergence(self, x, metric, generator)
@@ -97,7 +101,9 @@ class InvertibleNetwork(nn.Module):
         _checks.points("x", x)
         _checks.points("score", score)
         if score.shape != x.shape:
-            raise ValueError(f"score must have the shape of x, {tuple(x.shape)}, got {tuple(score.shape)}")
+            raise ValueError(
+                f"score must have the shape of x, {tuple(x.shape)}, got {tuple(score.shape)}"
+            )
         check_device("score", score, x)
         _checks.finite("score", score)
 
@@ -153,7 +159,9 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        active = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+        active = [
+            device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)
+        ]
         if not active:
             return function(*args, **kwargs)
         with contextlib.ExitStack() as stack:
@@ -183,7 +191,9 @@ def call(function: Callable[..., Any], *arguments: object, **options: object) ->
 def check_device(name: str, value: Tensor, like: Tensor) -> None:
     """Raise a `ValueError` if a tensor is on another device."""
     if value.device != like.device:
-        raise ValueError(f"{name} must be on the device {like.device}, got {value.device}")
+        raise ValueError(
+            f"{name} must be on the device {like.device}, got {value.device}"
+        )
 
 
 def check_shape(name: str, value: object, shape: torch.Size) -> Tensor:
@@ -191,7 +201,9 @@ def check_shape(name: str, value: object, shape: torch.Size) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if value.shape != shape:
-        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}")
+        raise ValueError(
+            f"{name} must have shape {tuple(shape)}, got {tuple(value.shape)}"
+        )
     return value
 
 
@@ -205,7 +217,11 @@ def check_metric(metric: Tensor, x: Tensor, batch: tuple[int, ...]) -> Tensor:
 def evaluation_work(net: nn.Module) -> int:
     """Return about the multiply-adds of one evaluation at a point of each member: `net.work`, or its parameters."""
     own = getattr(net, "work", None)
-    return own if isinstance(own, int) else sum(parameter.numel() for parameter in net.parameters())
+    return (
+        own
+        if isinstance(own, int)
+        else sum(parameter.numel() for parameter in net.parameters())
+    )
 
 
 def random_signs(points: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -218,7 +234,9 @@ def _derived_jacobian(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     recording = torch.is_grad_enabled()
     with _record():
         points, value = _follow(net, x)
-        rows = [_pull(value[..., i], points, None, recording) for i in range(x.shape[-1])]
+        rows = [
+            _pull(value[..., i], points, None, recording) for i in range(x.shape[-1])
+        ]
         jacobian = torch.stack(rows, dim=-2)
     return (value, jacobian) if recording else (value.detach(), jacobian.detach())
 
@@ -268,7 +286,14 @@ def _follow(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 def _pull(value: Tensor, points: Tensor, v: Tensor | None, recording: bool) -> Tensor:
     """The adjoint of the derivative, applied to v or to ones, (..., n)."""
     v = torch.ones_like(value) if v is None else v
-    (pulled,) = torch.autograd.grad(value, points, v, create_graph=recording, retain_graph=True, materialize_grads=True)
+    (pulled,) = torch.autograd.grad(
+        value,
+        points,
+        v,
+        create_graph=recording,
+        retain_graph=True,
+        materialize_grads=True,
+    )
     return pulled
 
 

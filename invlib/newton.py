@@ -26,7 +26,9 @@ class Residual(Protocol):
     def linearize(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the value at x and what `solver` needs there."""
 
-    def solver(self, at: tuple[Tensor, ...], *, tol: float) -> Callable[[Tensor], Tensor]:
+    def solver(
+        self, at: tuple[Tensor, ...], *, tol: float
+    ) -> Callable[[Tensor], Tensor]:
         """Return the function that applies the inverse of the derivative."""
 
     def detached(self, dtype: torch.dtype) -> Self:
@@ -47,10 +49,14 @@ class _Points:
 
     def take(self, columns: Tensor) -> "_Points":
         """Return the points of these columns only."""
-        return _Points(*(getattr(self, f.name).index_select(1, columns) for f in fields(self)))
+        return _Points(
+            *(getattr(self, f.name).index_select(1, columns) for f in fields(self))
+        )
 
 
-def newton(block: Residual, z: Tensor, start: Tensor, tol: Tensor, max_iterations: int) -> tuple[Tensor, Tensor]:
+def newton(
+    block: Residual, z: Tensor, start: Tensor, tol: Tensor, max_iterations: int
+) -> tuple[Tensor, Tensor]:
     """Solve x + f(x) = z for one block from the points `start`; return the points and the iterations each took.
 
     A Newton step is tried whole, then halved three times; it counts as a success if the residual shrinks as a Newton
@@ -74,7 +80,8 @@ def newton(block: Residual, z: Tensor, start: Tensor, tol: Tensor, max_iteration
 
     value, at = block.linearize(start)
     points = _begin(value, start, z, tol)
-    fresh = torch.ones_like(points.size, dtype=torch.bool)  # the direction of these is not known yet
+    # The direction of these is not known yet
+    fresh = torch.ones_like(points.size, dtype=torch.bool)
     coarse = _Coarse(block, points)
 
     for _ in range(max_iterations):
@@ -84,7 +91,8 @@ def newton(block: Residual, z: Tensor, start: Tensor, tol: Tensor, max_iteration
             break
         _update_directions(coarse, points, fresh & moving, at)
 
-        if len(stay) < 0.8 * len(rows):  # otherwise it costs more to move the others out than to take them along
+        # Otherwise it costs more to move the others out than to take them along
+        if len(stay) < 0.8 * len(rows):
             solution[:, rows] = points.x
             rows = rows[stay]
             points = points.take(stay)
@@ -101,13 +109,19 @@ class _Coarse:
     """The block in single precision; in its own where numbers are so large that single precision ends."""
 
     def __init__(self, block: Residual, points: _Points) -> None:
-        largest = float(points.z.abs().amax() + points.size.amax()) if points.z.numel() else 0.0
+        largest = (
+            float(points.z.abs().amax() + points.size.amax())
+            if points.z.numel()
+            else 0.0
+        )
         self.dtype = torch.float32 if largest < LARGE else points.z.dtype
         self.block = block.detached(self.dtype)
 
     def solve(self, at: tuple[Tensor, ...], residual: Tensor) -> Tensor:
         """Return the Newton directions for residuals, in the dtype of these."""
-        solver = self.block.solver(tuple(tensor.to(self.dtype) for tensor in at), tol=DIRECTION_TOL)
+        solver = self.block.solver(
+            tuple(tensor.to(self.dtype) for tensor in at), tol=DIRECTION_TOL
+        )
         return solver(residual.to(self.dtype)).to(residual.dtype)
 
 
@@ -125,7 +139,9 @@ def _begin(value: Tensor, start: Tensor, z: Tensor, tol: Tensor) -> _Points:
     )
 
 
-def _step(block: Residual, points: _Points, moving: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+def _step(
+    block: Residual, points: _Points, moving: Tensor
+) -> tuple[tuple[Tensor, ...], Tensor]:
     """Try one step of every point, in place; return the linearization there, and who has moved, (E, B)."""
     contract = points.length < SHORTEST
     along = points.length.unsqueeze(-1) * points.direction
@@ -143,11 +159,15 @@ def _step(block: Residual, points: _Points, moving: Tensor) -> tuple[tuple[Tenso
     points.x = torch.where(moved.unsqueeze(-1), candidate, points.x)
     points.residual = torch.where(moved.unsqueeze(-1), residual, points.residual)
     points.size = torch.where(moved, size, points.size)
-    points.length = torch.where(moved, torch.ones_like(points.length), points.length / 2)
+    points.length = torch.where(
+        moved, torch.ones_like(points.length), points.length / 2
+    )
     return at, moved
 
 
-def _update_directions(coarse: "_Coarse", points: _Points, fresh: Tensor, at: tuple[Tensor, ...]) -> None:
+def _update_directions(
+    coarse: "_Coarse", points: _Points, fresh: Tensor, at: tuple[Tensor, ...]
+) -> None:
     """Replace the Newton directions of the fresh points, (E, B); the linearization of the others is stale."""
     columns = fresh.any(dim=0).nonzero().squeeze(-1)
     residual = points.residual
@@ -158,4 +178,6 @@ def _update_directions(coarse: "_Coarse", points: _Points, fresh: Tensor, at: tu
     found = coarse.solve(at, residual)
 
     known = points.direction[:, columns]
-    points.direction[:, columns] = torch.where(fresh[:, columns].unsqueeze(-1), found, known)
+    points.direction[:, columns] = torch.where(
+        fresh[:, columns].unsqueeze(-1), found, known
+    )

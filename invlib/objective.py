@@ -7,7 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from invlib import _checks
-from invlib.losses import approximation_loss, divergence_loss, log_det_loss, reconstruction_loss
+from invlib.losses import (
+    approximation_loss,
+    divergence_loss,
+    log_det_loss,
+    reconstruction_loss,
+)
 from invlib.problems import LinearProblem
 from invlib.sampling import Sampler, check_sampler
 from invlib.standard import StandardVariables
@@ -50,7 +55,9 @@ class Objective:
         self.own_loss = loss if callable(loss) else None
         self.name = None if callable(loss) else _known(loss)
         self.description = "the loss" if self.name is None else f"the {self.name} loss"
-        self.noise_std = torch.tensor([p.noise_std for p in self.problems], dtype=torch.float64)
+        self.noise_std = torch.tensor(
+            [p.noise_std for p in self.problems], dtype=torch.float64
+        )
         self.strength = self._strength(strength)
 
         self.normal = torch.stack([p.normal_operator for p in self.problems])
@@ -59,13 +66,22 @@ class Objective:
         self.standard = standard_variables(net)
         self.in_core = chosen is None and self._standard_metric() is not None
         identity = torch.eye(self.dim, dtype=torch.float64).expand_as(self.normal)
-        self.metric = next(m for m in (chosen, self._standard_metric(), identity) if m is not None)
-        self.noise = 0.5 * self.noise_std**2 * trace(self.metric @ self.normal)  # E |A* eta|_W^2 / 2
-        self.options: dict[str, Any] = {} if chosen is None else {"metric": self._like_net(chosen)}
+        self.metric = next(
+            m for m in (chosen, self._standard_metric(), identity) if m is not None
+        )
+        # E |A* eta|_W^2 / 2
+        self.noise = 0.5 * self.noise_std**2 * trace(self.metric @ self.normal)
+        self.options: dict[str, Any] = (
+            {} if chosen is None else {"metric": self._like_net(chosen)}
+        )
 
         # A* eta has the law of delta H^{1/2} (standard normal): the noise of z, whatever the size of y.
         values, vectors = torch.linalg.eigh(self.normal)
-        self._noise_factor = self.noise_std[:, None, None] * vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
+        self._noise_factor = (
+            self.noise_std[:, None, None]
+            * vectors
+            * values.clamp_min(0).sqrt().unsqueeze(-2)
+        )
 
     @property
     def count(self) -> int:
@@ -74,9 +90,13 @@ class Objective:
 
     def priors(self, prior: object) -> list[Sampler]:
         """Return the prior of each member."""
-        priors = list(prior) if isinstance(prior, (list, tuple)) else [prior] * self.count
+        priors = (
+            list(prior) if isinstance(prior, (list, tuple)) else [prior] * self.count
+        )
         if len(priors) != self.count:
-            raise ValueError(f"prior must be one, or one for each of the {self.count} members, got {len(priors)}")
+            raise ValueError(
+                f"prior must be one, or one for each of the {self.count} members, got {len(priors)}"
+            )
 
         return [check_sampler(each, self.dim) for each in priors]
 
@@ -106,7 +126,12 @@ class Objective:
             return approximation_loss(net, x, z, **self.options) + noise
 
         loss = log_det_loss if self.name == "log_det" else divergence_loss
-        return loss(net, x, z, self._like_net(strength), generator=generator, **self.options) + noise
+        return (
+            loss(
+                net, x, z, self._like_net(strength), generator=generator, **self.options
+            )
+            + noise
+        )
 
     def target(self, priors: Sequence[Sampler]) -> Target | None:
         """Return what is known about the minimizer; None for a loss of the caller's."""
@@ -125,9 +150,14 @@ class Objective:
 
     def settings(self) -> dict[str, Any]:
         """Return what must be the same when a training is continued."""
-        own_metric = {"metric": self.metric} if self.in_core or (self.options and not self.whiten) else {}
+        own_metric = (
+            {"metric": self.metric}
+            if self.in_core or (self.options and not self.whiten)
+            else {}
+        )
         return {
-            "loss": self.name or getattr(self.own_loss, "__qualname__", type(self.own_loss).__qualname__),
+            "loss": self.name
+            or getattr(self.own_loss, "__qualname__", type(self.own_loss).__qualname__),
             "members": self.members,
             "strength": self.strength.tolist(),
             "noise_std": self.noise_std.tolist(),
@@ -145,31 +175,43 @@ class Objective:
         dim = getattr(net, "dim", problems[0].dim)
         for p in problems:
             if p.dim != dim:
-                raise ValueError(f"problem must act on R^{dim}, the space of net, got R^{p.dim}")
+                raise ValueError(
+                    f"problem must act on R^{dim}, the space of net, got R^{p.dim}"
+                )
         return problems
 
     def _strength(self, strength: object) -> Tensor:
         if strength is None:
             return self.noise_std
         if self.name is None:
-            raise ValueError(f"strength must be None for a loss of your own, which does not see it, got {strength!r}")
+            raise ValueError(
+                f"strength must be None for a loss of your own, which does not see it, got {strength!r}"
+            )
         strengths = _checks.per_member("strength", strength, (int, float), self.members)
-        return torch.tensor([_checks.positive("strength", s) for s in strengths], dtype=torch.float64)
+        return torch.tensor(
+            [_checks.positive("strength", s) for s in strengths], dtype=torch.float64
+        )
 
     def _check_whiten(self, whiten: object) -> bool:
         if not isinstance(whiten, bool):
             raise ValueError(f"whiten must be True or False, got {whiten!r}")
         if whiten and self.name is None:
-            raise ValueError("whiten must be False for a loss of your own, which sees no metric")
+            raise ValueError(
+                "whiten must be False for a loss of your own, which sees no metric"
+            )
         if not whiten or self.name == "reconstruction":
             return False
 
         for p in self.problems:
             if not p.is_injective:
-                raise ValueError(f"whiten must be False for an operator that is not injective, got {p}")
+                raise ValueError(
+                    f"whiten must be False for an operator that is not injective, got {p}"
+                )
             if float(p.singular_values[0] / p.singular_values[-1]) > WORST_CONDITION:
                 worst = f"of condition above {WORST_CONDITION:.0e}, whose H cannot be inverted"
-                raise ValueError(f"whiten must be False for an operator {worst}, got {p}")
+                raise ValueError(
+                    f"whiten must be False for an operator {worst}, got {p}"
+                )
         return True
 
     def _fitted(self) -> tuple[Any, Tensor]:
@@ -185,20 +227,28 @@ class Objective:
 
     def _standard_metric(self) -> Tensor | None:
         """The norm of the network's own variables, (E, n, n), if it has some and no minimizer depends on it."""
-        return None if self.standard is None or self.name is None else self.standard.metric(self.name)
+        return (
+            None
+            if self.standard is None or self.name is None
+            else self.standard.metric(self.name)
+        )
 
     def _chosen_metric(self, metric: Tensor | None) -> Tensor | None:
         """The norm of the misfit that was asked for, (E, n, n), or None."""
         if self.whiten:
             if metric is not None:
-                raise ValueError(f"metric must be None with whiten=True, which is a metric, got {metric!r}")
+                raise ValueError(
+                    f"metric must be None with whiten=True, which is a metric, got {metric!r}"
+                )
             inverse: Tensor = torch.linalg.inv(self.normal)
             return inverse
         if metric is None:
             return None
 
         if self.name is None:
-            raise ValueError("metric must be None for a loss of your own, which does not see it")
+            raise ValueError(
+                "metric must be None for a loss of your own, which does not see it"
+            )
         batch = () if self.members is None else (self.members,)
         checked: Tensor = _checks.metric(metric, self.dim, batch)
         return checked.detach().to("cpu", torch.float64).expand_as(self.normal)
@@ -206,9 +256,13 @@ class Objective:
     def _checked(self, value: object) -> Tensor:
         shape = () if self.members is None else (self.members,)
         if not isinstance(value, Tensor):
-            raise TypeError(f"loss must return a tensor of shape {shape}, got {value!r}")
+            raise TypeError(
+                f"loss must return a tensor of shape {shape}, got {value!r}"
+            )
         if value.shape != shape:
-            raise ValueError(f"loss must return a tensor of shape {shape}, got {tuple(value.shape)}")
+            raise ValueError(
+                f"loss must return a tensor of shape {shape}, got {tuple(value.shape)}"
+            )
         return value
 
 
@@ -232,21 +286,29 @@ def check_network(net: object, *, mixed: bool = False) -> list[nn.Parameter]:
     if not isinstance(net, nn.Module):
         raise TypeError(f"net must be a torch.nn.Module, got {net!r}")
 
-    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    parameters = [
+        parameter for parameter in net.parameters() if parameter.requires_grad
+    ]
     if not parameters:
-        raise ValueError("net must have a parameter that requires a gradient; this one has none, or is frozen")
+        raise ValueError(
+            "net must have a parameter that requires a gradient; this one has none, or is frozen"
+        )
 
     dtypes = {parameter.dtype for parameter in parameters}
     if not dtypes <= {torch.float32, torch.float64} or (len(dtypes) > 1 and not mixed):
         found = " and ".join(sorted(map(str, dtypes)))
-        raise ValueError(f"net must have parameters of torch.float32, or all of torch.float64, got {found}")
+        raise ValueError(
+            f"net must have parameters of torch.float32, or all of torch.float64, got {found}"
+        )
     return parameters
 
 
 def _known(loss: object) -> str:
     names = get_args(Strategy)
     if not isinstance(loss, str) or loss not in names:
-        raise ValueError(f"loss must be one of {', '.join(names)}, or a function of net, x and z, got {loss!r}")
+        raise ValueError(
+            f"loss must be one of {', '.join(names)}, or a function of net, x and z, got {loss!r}"
+        )
     return loss
 
 

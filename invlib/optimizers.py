@@ -11,7 +11,11 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-BETA_FIRST, BETA_SECOND = 0.9, 0.95  # decay of the averages: of the gradient; of its square, L and R
+# Decay of the averages: of the gradient; of its square, L and R
+BETA_FIRST, BETA_SECOND = (
+    0.9,
+    0.95,
+)
 EPSILON = 1e-8  # added to the root of the second moment
 REFRESH = 10  # steps between two updates of the eigenvectors
 
@@ -47,7 +51,9 @@ class SOAP(torch.optim.Optimizer):
         >>> optimizer.step()
     """
 
-    def __init__(self, parameters: Iterable[Any], lr: float, *, flatten: bool = False) -> None:
+    def __init__(
+        self, parameters: Iterable[Any], lr: float, *, flatten: bool = False
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "flatten": flatten})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -82,9 +88,13 @@ class SOAP(torch.optim.Optimizer):
                     self._update(parameter, parameter.grad, group)
         return loss
 
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _update(
+        self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]
+    ) -> None:
         if gradient.is_sparse or gradient.is_complex():
-            raise ValueError("parameters must have dense, real gradients, got a sparse or complex one")
+            raise ValueError(
+                "parameters must have dense, real gradients, got a sparse or complex one"
+            )
 
         state = self.state[parameter]
         if parameter.ndim < 2:

@@ -119,7 +119,9 @@ class Prior:
             ValueError: if `count` is not a positive integer.
             TypeError: if the prior has no sampler.
         """
-        raise TypeError(f"prior must give sample(count, *, generator=None) to be sampled, got {self!r}")
+        raise TypeError(
+            f"prior must give sample(count, *, generator=None) to be sampled, got {self!r}"
+        )
 
     def _points(self, x: Tensor) -> Tensor:
         return _checks.vectors("x", x, _dimension(self)).to(torch.float64)
@@ -130,7 +132,9 @@ class Prior:
         return _values(f"{type(self).__name__}._log_prob", values, x)
 
     def _log_prob(self, x: Tensor) -> Tensor:
-        raise TypeError(f"prior must give _log_prob(x), its log-density, for this purpose, got {self!r}")
+        raise TypeError(
+            f"prior must give _log_prob(x), its log-density, for this purpose, got {self!r}"
+        )
 
     def _score(self, x: Tensor) -> Tensor:
         return _gradient(self._checked_log_prob, x)
@@ -166,7 +170,9 @@ class _Transported(Prior):
             ValueError: if `count` is not a positive integer.
         """
         _checks.count("count", count)
-        uniform = torch.rand(count, self.dim + 1, dtype=torch.float64, generator=generator)
+        uniform = torch.rand(
+            count, self.dim + 1, dtype=torch.float64, generator=generator
+        )
         return self._from_uniform(uniform.clamp(1e-15, 1 - 1e-15))
 
     def _from_uniform(self, uniform: Tensor) -> Tensor:
@@ -224,7 +230,9 @@ class Components:
 
     def whitened(self, x: Tensor) -> Tensor:
         """R_k (x - m_k), (..., K, n)."""
-        return torch.einsum("kij,...kj->...ki", self.whiteners, x.unsqueeze(-2) - self.means)
+        return torch.einsum(
+            "kij,...kj->...ki", self.whiteners, x.unsqueeze(-2) - self.means
+        )
 
     def _log_joint(self, whitened: Tensor) -> Tensor:
         """log(w_k N(x; m_k, C_k)), (..., K)."""
@@ -261,24 +269,41 @@ class GaussianMixture(_Transported):
         self.covariances = _checks.as_float64("covariances", covariances)
 
         if self.weights.ndim != 1 or len(self.weights) == 0:
-            raise ValueError(f"weights must have shape (K,), got {tuple(self.weights.shape)}")
+            raise ValueError(
+                f"weights must have shape (K,), got {tuple(self.weights.shape)}"
+            )
 
         count = len(self.weights)
-        if self.means.ndim != 2 or self.means.shape[0] != count or self.means.shape[1] == 0:
-            raise ValueError(f"means must have shape ({count}, n), got {tuple(self.means.shape)}")
+        if (
+            self.means.ndim != 2
+            or self.means.shape[0] != count
+            or self.means.shape[1] == 0
+        ):
+            raise ValueError(
+                f"means must have shape ({count}, n), got {tuple(self.means.shape)}"
+            )
         _checks.vectors("means", self.means, self.means.shape[1])
 
         self.dim = self.means.shape[1]
         expected = (count, self.dim, self.dim)
         if self.covariances.shape != expected:
-            raise ValueError(f"covariances must have shape {expected}, got {tuple(self.covariances.shape)}")
+            raise ValueError(
+                f"covariances must have shape {expected}, got {tuple(self.covariances.shape)}"
+            )
 
-        if not bool((self.weights > 0).all()) or abs(float(self.weights.sum()) - 1) > 1e-6:
-            raise ValueError(f"weights must be positive and sum to one, got {self.weights.tolist()}")
+        if (
+            not bool((self.weights > 0).all())
+            or abs(float(self.weights.sum()) - 1) > 1e-6
+        ):
+            raise ValueError(
+                f"weights must be positive and sum to one, got {self.weights.tolist()}"
+            )
         self.weights = self.weights / self.weights.sum()
 
         came_in = _checks.precision(covariances)
-        self.factors = _checks.cholesky_factors("covariances", self.covariances, came_in)
+        self.factors = _checks.cholesky_factors(
+            "covariances", self.covariances, came_in
+        )
         self.covariances = 0.5 * (self.covariances + self.covariances.mT)
 
         identity = torch.eye(self.dim, dtype=torch.float64)
@@ -303,7 +328,9 @@ class GaussianMixture(_Transported):
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw `count` independent points, (count, n), float64: a component for each, then a point of its Gaussian."""
         _checks.count("count", count)
-        chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        chosen = torch.multinomial(
+            self.weights, count, replacement=True, generator=generator
+        )
         normal = torch.randn(count, self.dim, dtype=torch.float64, generator=generator)
         return self._place(chosen, normal)
 
@@ -314,21 +341,30 @@ class GaussianMixture(_Transported):
         return in_chunks(self.components.score, x, self.means.numel())
 
     def _hessian(self, x: Tensor) -> Tensor:
-        return in_chunks(lambda part: self.components.score_and_hessian(part)[1], x, self.means.numel())
+        return in_chunks(
+            lambda part: self.components.score_and_hessian(part)[1],
+            x,
+            self.means.numel(),
+        )
 
     def _score_and_hessian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.components.score_and_hessian(x)
 
     def _from_uniform(self, uniform: Tensor) -> Tensor:
-        chosen = torch.searchsorted(self.weights.cumsum(0)[:-1], uniform[..., 0].contiguous())
+        chosen = torch.searchsorted(
+            self.weights.cumsum(0)[:-1], uniform[..., 0].contiguous()
+        )
         return self._place(chosen, torch.special.ndtri(uniform[..., 1:]))
 
     def _place(self, chosen: Tensor, normal: Tensor) -> Tensor:
         """Standard normal points, (..., n), moved to the chosen components, (...)."""
         if normal.numel() * self.dim <= CHUNK:
-            return self.means[chosen] + (self.factors[chosen] @ normal.unsqueeze(-1)).squeeze(-1)
+            return self.means[chosen] + (
+                self.factors[chosen] @ normal.unsqueeze(-1)
+            ).squeeze(-1)
 
-        points = self.means[chosen]  # one component after the other: no copy of its matrix for every point
+        # One component after the other: no copy of its matrix for every point
+        points = self.means[chosen]
         for k, factor in enumerate(self.factors):
             points[chosen == k] += normal[chosen == k] @ factor.mT
         return points
@@ -355,8 +391,14 @@ class LogisticPrior(_Transported):
 
     def __init__(self, scales: object) -> None:
         self.scales = _checks.as_float64("scales", scales)
-        if self.scales.ndim != 1 or len(self.scales) == 0 or not bool((self.scales > 0).all()):
-            raise ValueError(f"scales must be a vector of positive numbers, got {self.scales.tolist()}")
+        if (
+            self.scales.ndim != 1
+            or len(self.scales) == 0
+            or not bool((self.scales > 0).all())
+        ):
+            raise ValueError(
+                f"scales must be a vector of positive numbers, got {self.scales.tolist()}"
+            )
         for scale in self.scales.tolist():
             _checks.scale("scales", scale)
         self.dim = len(self.scales)
@@ -441,17 +483,29 @@ class DensityPrior(_HoldsFunctions, _Transported):
 
     box: Tensor
 
-    def __init__(self, log_density: Function, lower: object, upper: object, *, log_concave: bool = False) -> None:
+    def __init__(
+        self,
+        log_density: Function,
+        lower: object,
+        upper: object,
+        *,
+        log_concave: bool = False,
+    ) -> None:
         self.box = _box(lower, upper)
         self.dim = self.box.shape[1]
         self.log_density = _function("log_density", log_density, self.dim)
         self.log_concave = _checks.flag("log_concave", log_concave)
 
         count = 4097 if self.dim == 1 else 513
-        self._axes = [torch.linspace(float(low), float(high), count, dtype=torch.float64) for low, high in self.box.mT]
+        self._axes = [
+            torch.linspace(float(low), float(high), count, dtype=torch.float64)
+            for low, high in self.box.mT
+        ]
 
         with torch.no_grad():
-            values = self._unnormalized(torch.stack(torch.meshgrid(*self._axes, indexing="ij"), dim=-1))
+            values = self._unnormalized(
+                torch.stack(torch.meshgrid(*self._axes, indexing="ij"), dim=-1)
+            )
             self._check_edge(values)
             whole = quadrature.moments(self._unnormalized, self.box.unsqueeze(0))
 
@@ -463,12 +517,16 @@ class DensityPrior(_HoldsFunctions, _Transported):
 
     def _check_edge(self, values: Tensor) -> None:
         if bool(values.isnan().any()):
-            raise ValueError("log_density must be a number at every point of the box, got nan")
+            raise ValueError(
+                "log_density must be a number at every point of the box, got nan"
+            )
 
         edge = torch.ones_like(values, dtype=torch.bool)
         edge[(slice(1, -1),) * self.dim] = False
         if float(values[edge].max()) > float(values.max()) - 30:
-            raise ValueError("lower and upper must enclose the mass: the density is not negligible at the box's edge")
+            raise ValueError(
+                "lower and upper must enclose the mass: the density is not negligible at the box's edge"
+            )
 
     def _unnormalized(self, x: Tensor) -> Tensor:
         return _values("log_density", self.log_density(x), x)
@@ -513,7 +571,9 @@ class _FromLogDensity(_HoldsFunctions, Prior):
         self.log_concave = _checks.flag("log_concave", log_concave)
 
     def __repr__(self) -> str:
-        return f"Prior.from_log_density(dim={self.dim}, log_density={self.log_density!r})"
+        return (
+            f"Prior.from_log_density(dim={self.dim}, log_density={self.log_density!r})"
+        )
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw `count` independent points, (count, n), float64."""
@@ -532,7 +592,9 @@ class _FromLogDensity(_HoldsFunctions, Prior):
         score = self._given_score(x)
         if not isinstance(score, Tensor) or score.shape != x.shape:
             found = tuple(score.shape) if isinstance(score, Tensor) else score
-            raise ValueError(f"score must return a tensor of shape {tuple(x.shape)}, got {found!r}")
+            raise ValueError(
+                f"score must return a tensor of shape {tuple(x.shape)}, got {found!r}"
+            )
         return score.to(torch.float64)
 
 
@@ -555,7 +617,9 @@ class _FromDistribution(Prior):
         # torch.distributions draw from the global generator: lend it the seed, and put its state back.
         state = torch.get_rng_state()
         try:
-            torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            torch.default_generator.manual_seed(
+                int(torch.randint(2**62, (), generator=generator))
+            )
             return self.distribution.sample((count,)).to(torch.float64)
         finally:
             torch.set_rng_state(state)
@@ -586,7 +650,9 @@ def from_distribution(distribution: distributions.Distribution) -> Prior:
         GaussianMixture(components=1, dim=2)
     """
     if not isinstance(distribution, distributions.Distribution):
-        raise TypeError(f"distribution must be a torch.distributions.Distribution, got {distribution!r}")
+        raise TypeError(
+            f"distribution must be a torch.distributions.Distribution, got {distribution!r}"
+        )
 
     if len(distribution.event_shape) != 1 or len(distribution.batch_shape) != 0:
         raise ValueError(
@@ -598,14 +664,18 @@ def from_distribution(distribution: distributions.Distribution) -> Prior:
     if isinstance(distribution, distributions.MixtureSameFamily):
         parts = _means_and_covariances(distribution.component_distribution)
         if parts is not None:
-            return GaussianMixture(distribution.mixture_distribution.probs.double(), *parts)
+            return GaussianMixture(
+                distribution.mixture_distribution.probs.double(), *parts
+            )
 
     parts = _means_and_covariances(distribution)
     if parts is not None:
         return GaussianMixture([1.0], parts[0].unsqueeze(0), parts[1].unsqueeze(0))
 
     if not _is_everywhere(distribution):
-        raise ValueError(f"distribution must have a density on all of R^n, got {distribution!r}")
+        raise ValueError(
+            f"distribution must have a density on all of R^n, got {distribution!r}"
+        )
     return _FromDistribution(distribution)
 
 
@@ -623,7 +693,9 @@ def in_chunks(function: Function, x: Tensor, size: int) -> Tensor:
 def _dimension(prior: Prior) -> int:
     dim = getattr(prior, "dim", None)
     if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-        raise TypeError(f"prior must have a positive integer dim, got {dim!r} in {type(prior).__name__}")
+        raise TypeError(
+            f"prior must have a positive integer dim, got {dim!r} in {type(prior).__name__}"
+        )
     return dim
 
 
@@ -631,17 +703,25 @@ def _values(name: str, values: object, x: Tensor) -> Tensor:
     """The values of a log-density that someone else wrote, if they are one number for each point."""
     expected = tuple(x.shape[:-1])
     if not isinstance(values, Tensor):
-        raise TypeError(f"{name} must return a torch tensor of shape (...), got {type(values).__name__}")
+        raise TypeError(
+            f"{name} must return a torch tensor of shape (...), got {type(values).__name__}"
+        )
     if values.shape != expected or not values.is_floating_point():
         found = f"shape {tuple(values.shape)} and {values.dtype} for points {tuple(x.shape)}"
-        raise ValueError(f"{name} must return real numbers of shape {expected}, got {found}")
+        raise ValueError(
+            f"{name} must return real numbers of shape {expected}, got {found}"
+        )
     return values.to(torch.float64)
 
 
 def _samples(name: str, points: object, count: int, dim: int) -> Tensor:
     if not isinstance(points, Tensor) or points.shape != (count, dim):
-        found = tuple(points.shape) if isinstance(points, Tensor) else type(points).__name__
-        raise ValueError(f"{name} must return a tensor of shape {(count, dim)}, got {found}")
+        found = (
+            tuple(points.shape) if isinstance(points, Tensor) else type(points).__name__
+        )
+        raise ValueError(
+            f"{name} must return a tensor of shape {(count, dim)}, got {found}"
+        )
     return _checks.finite(name, points.to(torch.float64))
 
 
@@ -658,9 +738,10 @@ def _check_differentiable(name: str, function: Function, point: Tensor) -> None:
     wanted = f"{name} must be made of differentiable torch operations"
     with torch.inference_mode(False), torch.enable_grad():
         attached = torch.stack([point.detach().clone(), point.detach().clone() + 1.0])
+        # Inside a transform of torch.func: it was or will be checked outside
         try:
             attached.requires_grad_()
-        except RuntimeError:  # inside a transform of torch.func: it was or will be checked outside
+        except RuntimeError:
             return
         try:
             values = function(attached)
@@ -706,7 +787,9 @@ def _box(lower: object, upper: object) -> Tensor:
         shapes = [tuple(low.shape), tuple(high.shape)]
         raise ValueError(f"lower and upper must have shape (1,) or (2,), got {shapes}")
     if not bool((low < high).all()):
-        raise ValueError(f"lower must be below upper, got {low.tolist()} and {high.tolist()}")
+        raise ValueError(
+            f"lower must be below upper, got {low.tolist()} and {high.tolist()}"
+        )
     _checks.vectors("lower", low, len(low))
     _checks.vectors("upper", high, len(low))
     return torch.stack([low, high])
@@ -722,11 +805,18 @@ def _check_pickle(name: str, function: object) -> None:
         ) from error
 
 
-def _means_and_covariances(distribution: distributions.Distribution) -> tuple[Tensor, Tensor] | None:
+def _means_and_covariances(
+    distribution: distributions.Distribution,
+) -> tuple[Tensor, Tensor] | None:
     """Of normal distributions of vectors: (..., n) and (..., n, n); of others None."""
     if isinstance(distribution, distributions.MultivariateNormal):
-        return distribution.loc.double(), _symmetric(distribution.covariance_matrix.double())
-    if isinstance(distribution, distributions.Independent) and distribution.reinterpreted_batch_ndims == 1:
+        return distribution.loc.double(), _symmetric(
+            distribution.covariance_matrix.double()
+        )
+    if (
+        isinstance(distribution, distributions.Independent)
+        and distribution.reinterpreted_batch_ndims == 1
+    ):
         base = distribution.base_dist
         if isinstance(base, distributions.Normal):
             return base.loc.double(), torch.diag_embed(base.scale.double().square())
@@ -744,7 +834,10 @@ def _is_everywhere(distribution: distributions.Distribution) -> bool:
         return True
     while isinstance(support, distributions.constraints.independent):
         support = support.base_constraint
-    return support in (distributions.constraints.real, distributions.constraints.real_vector)
+    return support in (
+        distributions.constraints.real,
+        distributions.constraints.real_vector,
+    )
 
 
 def _invert_distribution(density: Tensor, axis: Tensor, level: Tensor) -> Tensor:
@@ -753,6 +846,8 @@ def _invert_distribution(density: Tensor, axis: Tensor, level: Tensor) -> Tensor
     distribution = torch.nn.functional.pad(pieces.cumsum(-1), (1, 0))
     target = (level * distribution[..., -1]).unsqueeze(-1)
     above = torch.searchsorted(distribution, target).clamp(1, len(axis) - 1)
-    low, high = (distribution.expand(len(level), -1).gather(-1, i) for i in (above - 1, above))
+    low, high = (
+        distribution.expand(len(level), -1).gather(-1, i) for i in (above - 1, above)
+    )
     share = ((target - low) / (high - low).clamp_min(1e-300)).clamp(0, 1)
     return torch.lerp(axis[above - 1], axis[above], share).squeeze(-1)

@@ -27,17 +27,24 @@ class LinearProblem:
     def __init__(self, operator: object, noise_std: float) -> None:
         self.operator = _checks.as_float64("operator", operator)
         if self.operator.ndim != 2 or 0 in self.operator.shape:
-            raise ValueError(f"operator must have shape (m, n), got {tuple(self.operator.shape)}")
+            raise ValueError(
+                f"operator must have shape (m, n), got {tuple(self.operator.shape)}"
+            )
         self.noise_std = _checks.scale("noise_std", noise_std)
 
         size = float(self.operator.abs().max())
         if size != 0 and not _checks.SCALES[0] <= size <= _checks.SCALES[1]:
-            raise ValueError(f"operator must be zero or have its largest entry between 1e-50 and 1e50, got {size:g}")
+            raise ValueError(
+                f"operator must be zero or have its largest entry between 1e-50 and 1e50, got {size:g}"
+            )
         self.singular_values = torch.linalg.svdvals(self.operator)
 
     def __repr__(self) -> str:
         m, n = self.operator.shape
-        largest, smallest = float(self.singular_values[0]), float(self.singular_values[-1])
+        largest, smallest = (
+            float(self.singular_values[0]),
+            float(self.singular_values[-1]),
+        )
         return (
             f"LinearProblem(A: R^{n} -> R^{m}, noise_std={self.noise_std:g}, "
             f"singular values {largest:g} ... {smallest:g})"

@@ -48,7 +48,11 @@ class LogLines:
     def _write(self) -> None:
         self.last = time.monotonic()
         seconds = self.last - self.start
-        print(f"{self.name}: {self.done} of {self.total} steps, {seconds:.0f} s", file=sys.stderr, flush=True)
+        print(
+            f"{self.name}: {self.done} of {self.total} steps, {seconds:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class Bar:
@@ -72,7 +76,11 @@ def progress(name: str, total: int, done: int, shown: bool) -> Progress:
     """Return the right kind of progress for where the standard error stream goes."""
     if not shown:
         return Silent()
-    return Bar(name, total, done) if _is_terminal_or_notebook() else LogLines(name, total, done)
+    return (
+        Bar(name, total, done)
+        if _is_terminal_or_notebook()
+        else LogLines(name, total, done)
+    )
 
 
 def _is_terminal_or_notebook() -> bool:

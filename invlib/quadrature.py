@@ -47,7 +47,9 @@ def moments(log_density: LogDensity, box: Tensor, *, tol: float = 1e-10) -> Mome
     while not change <= tol:
         points = 2 * points - 1
         if points > largest:
-            raise QuadratureError(f"the integrals still change by {change:.2g} with {largest} points on each axis")
+            raise QuadratureError(
+                f"the integrals still change by {change:.2g} with {largest} points on each axis"
+            )
         previous, current = current, _trapezoidal(log_density, box, points)
         change = _change(previous, current)
     return current
@@ -61,7 +63,9 @@ def focus(log_density: LogDensity, box: Tensor, points: int = 33) -> Tensor:
         kept = (values > values.amax(-1, keepdim=True) - NEGLIGIBLE).unsqueeze(-1)
         lower = torch.where(kept, x, torch.inf).amin(-2) - spacing
         upper = torch.where(kept, x, -torch.inf).amax(-2) + spacing
-        new = torch.stack([torch.maximum(lower, box[:, 0]), torch.minimum(upper, box[:, 1])], dim=1)
+        new = torch.stack(
+            [torch.maximum(lower, box[:, 0]), torch.minimum(upper, box[:, 1])], dim=1
+        )
         shrunk = (new[:, 1] - new[:, 0]) / (box[:, 1] - box[:, 0])
         box = new
         if bool((shrunk > 0.8).all()):
@@ -69,14 +73,20 @@ def focus(log_density: LogDensity, box: Tensor, points: int = 33) -> Tensor:
     return box
 
 
-def local_maxima(log_density: LogDensity, box: Tensor, count: int = 8, points: int = 65) -> Tensor:
+def local_maxima(
+    log_density: LogDensity, box: Tensor, count: int = 8, points: int = 65
+) -> Tensor:
     """Return for each function the best `count` grid points that no neighbour exceeds, (B, count, n)."""
     box = focus(log_density, box)
     x, _ = _grid(box, points)
     dim = box.shape[-1]
     values = log_density(x).reshape(-1, 1, *([points] * dim))
-    pool = torch.nn.functional.max_pool1d if dim == 1 else torch.nn.functional.max_pool2d
-    peaks = torch.where(values >= pool(values, 3, stride=1, padding=1), values, -torch.inf).flatten(1)
+    pool = (
+        torch.nn.functional.max_pool1d if dim == 1 else torch.nn.functional.max_pool2d
+    )
+    peaks = torch.where(
+        values >= pool(values, 3, stride=1, padding=1), values, -torch.inf
+    ).flatten(1)
     best = peaks.topk(count, dim=-1).indices
     return x.gather(1, best.unsqueeze(-1).expand(-1, -1, dim))
 

@@ -21,7 +21,13 @@ from torch import Tensor
 
 from invlib import _checks
 from invlib.activations import SMOOTH_ABS, Activation, as_activation
-from invlib.blocks import AffineBlock, Block, ResidualBlock, evaluate, evaluate_with_jacobian
+from invlib.blocks import (
+    AffineBlock,
+    Block,
+    ResidualBlock,
+    evaluate,
+    evaluate_with_jacobian,
+)
 from invlib.errors import differentiable_once
 from invlib.inverse import InverseSolution, attach_gradient, per_member, product, solve
 from invlib.networks import (
@@ -118,7 +124,9 @@ class Composition(InvertibleNetwork, abc.ABC):
         For all a and b: lower |a - b| <= |phi(a) - phi(b)| <= upper |a - b|.
         """
         pairs = [block.bounds() for block in self._exact_blocks()]
-        one = torch.ones(self.members or 1, dtype=torch.float64, device=self._parameter.device)
+        one = torch.ones(
+            self.members or 1, dtype=torch.float64, device=self._parameter.device
+        )
         lower = upper = one
         for block_lower, block_upper in pairs:
             lower, upper = lower * block_lower, upper * block_upper
@@ -127,7 +135,9 @@ class Composition(InvertibleNetwork, abc.ABC):
     @full_precision
     def block_bounds(self) -> Tensor:
         """Return the certified bound on Lip(f_k) of each block, (K,) or (E, K)."""
-        residual = [block for block in self._exact_blocks() if isinstance(block, ResidualBlock)]
+        residual = [
+            block for block in self._exact_blocks() if isinstance(block, ResidualBlock)
+        ]
         bounds = torch.stack([block.certified_bound() for block in residual], dim=-1)
         return bounds[0] if self.members is None else bounds
 
@@ -166,12 +176,17 @@ class Composition(InvertibleNetwork, abc.ABC):
     def _exact_blocks(self) -> list[Block]:
         """All blocks in float64, without gradients, after a look at the parameters."""
         self._check_finite()
-        return [block.detached(torch.float64) for block in self._blocks(self._parameter.dtype)]
+        return [
+            block.detached(torch.float64)
+            for block in self._blocks(self._parameter.dtype)
+        ]
 
     def _check_finite(self) -> None:
         for name, parameter in self.named_parameters():
             if parameter.is_meta:
-                raise ValueError(f"parameter {name} of the network must have values, but it is on the device meta")
+                raise ValueError(
+                    f"parameter {name} of the network must have values, but it is on the device meta"
+                )
             _checks.finite(f"parameter {name} of the network", parameter.detach())
 
     @property
@@ -181,7 +196,9 @@ class Composition(InvertibleNetwork, abc.ABC):
         dtypes = list(dict.fromkeys(parameter.dtype for parameter in (first, *others)))
         if dtypes not in ([torch.float32], [torch.float64]):
             found = ", ".join(map(str, dtypes))
-            raise ValueError(f"the parameters of the network must all be float32, or all float64, got {found}")
+            raise ValueError(
+                f"the parameters of the network must all be float32, or all float64, got {found}"
+            )
         return first
 
     def _points(self, name: str, x: Tensor) -> Tensor:
@@ -190,16 +207,24 @@ class Composition(InvertibleNetwork, abc.ABC):
         parameter = self._parameter
         check_device(name, x, parameter)
         if self.members is not None and (x.ndim < 2 or x.shape[0] != self.members):
-            raise ValueError(f"{name} must have shape ({self.members}, ..., {self.dim}), got {tuple(x.shape)}")
+            raise ValueError(
+                f"{name} must have shape ({self.members}, ..., {self.dim}), got {tuple(x.shape)}"
+            )
         dtype = torch.promote_types(x.dtype, parameter.dtype)
-        return x.to(dtype).reshape(self.members or 1, math.prod(x.shape[:-1]) // (self.members or 1), self.dim)
+        return x.to(dtype).reshape(
+            self.members or 1, math.prod(x.shape[:-1]) // (self.members or 1), self.dim
+        )
 
     def _data(self, z: Tensor) -> Tensor:
         """Data of the inverse, (E, B, n): finite, and not too large to be squared."""
         data = self._points("z", z)
-        largest = float(_checks.finite("z", z.detach()).abs().max()) if z.numel() else 0.0
+        largest = (
+            float(_checks.finite("z", z.detach()).abs().max()) if z.numel() else 0.0
+        )
         if largest > LARGEST_DATUM:
-            raise ValueError(f"z must not exceed {LARGEST_DATUM:g} in size, got {largest:g}")
+            raise ValueError(
+                f"z must not exceed {LARGEST_DATUM:g} in size, got {largest:g}"
+            )
         return data if largest < 1e15 else data.to(torch.float64)
 
     def _metric(self, metric: Tensor, x: Tensor) -> Tensor:
@@ -228,7 +253,9 @@ class Composition(InvertibleNetwork, abc.ABC):
         return default
 
     def _rank(self, blocks: Sequence[Block]) -> int:
-        return max(block.rank(self.dim) for block in blocks if isinstance(block, ResidualBlock))
+        return max(
+            block.rank(self.dim) for block in blocks if isinstance(block, ResidualBlock)
+        )
 
     @property
     def work(self) -> int:
@@ -237,12 +264,18 @@ class Composition(InvertibleNetwork, abc.ABC):
 
     def _size(self, z: Tensor) -> Tensor:
         """What a tolerance of the inverse is relative to, (E, B), for data z, (E, B, n)."""
-        return z.norm(dim=-1).clamp_min(1.0) if self.standard is None else self.standard.size(z)
+        return (
+            z.norm(dim=-1).clamp_min(1.0)
+            if self.standard is None
+            else self.standard.size(z)
+        )
 
     def _guess(self, guess: Tensor, z: Tensor) -> Tensor:
         points = self._points("guess", guess).detach()
         if guess.shape != z.shape:
-            raise ValueError(f"guess must have the shape of z, {tuple(z.shape)}, got {tuple(guess.shape)}")
+            raise ValueError(
+                f"guess must have the shape of z, {tuple(z.shape)}, got {tuple(guess.shape)}"
+            )
         return _checks.finite("guess", points)
 
 
@@ -278,7 +311,11 @@ class ResidualNetwork(Composition):
 
     @full_precision
     def forward_and_log_det(
-        self, x: Tensor, *, exact: bool | None = None, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        *,
+        exact: bool | None = None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return phi(x) and log|det D phi(x)|, (...), the sum of the blocks' log-determinants.
 
@@ -293,7 +330,10 @@ class ResidualNetwork(Composition):
         if not self._decide(exact, self._rank(blocks) <= self.exact_log_det):
             value, estimate = self.estimate_log_det(x, generator=generator)
             # The value of the one with the gradient of the other.
-            return value, estimate.value + estimate.surrogate - estimate.surrogate.detach()
+            return (
+                value,
+                estimate.value + estimate.surrogate - estimate.surrogate.detach(),
+            )
 
         total = torch.zeros_like(points[..., 0])
         for block in blocks:
@@ -329,7 +369,11 @@ class ResidualNetwork(Composition):
 
     @full_precision
     def estimate_divergence(
-        self, x: Tensor, *, metric: Tensor | None = None, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        *,
+        metric: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         r"""Return phi(x) and Hutchinson's estimate $v^* W D\varphi(x)\, v$ of $\mathrm{tr}(W D\varphi(x))$, (...).
 
@@ -341,7 +385,9 @@ class ResidualNetwork(Composition):
         left = right = random_signs(points, generator)
         if self.standard is not None:
             left, right = self.standard.probes(right)
-        weighted = left if metric is None else self._weigh(left, self._metric(metric, x))
+        weighted = (
+            left if metric is None else self._weigh(left, self._metric(metric, x))
+        )
         value, tangent = self._value_and_tangent(points, right)
         return self._like(x, value), self._like(x[..., 0], (weighted * tangent).sum(-1))
 
@@ -367,7 +413,9 @@ class ResidualNetwork(Composition):
             surrogate = surrogate + block_surrogate
             bias = bias + block.detached(torch.float64).log_det_bias(x.shape[-1], terms)
 
-        surrogate = differentiable_once(surrogate, "the estimate of the log-determinant")
+        surrogate = differentiable_once(
+            surrogate, "the estimate of the log-determinant"
+        )
         estimate = LogDetEstimate(
             value=self._like(x[..., 0], value),
             surrogate=self._like(x[..., 0], surrogate),
@@ -376,7 +424,9 @@ class ResidualNetwork(Composition):
         return self._like(x, points), estimate
 
     @full_precision
-    def inverse(self, z: Tensor, *, tol: float = 1e-10, guess: Tensor | None = None) -> Tensor:
+    def inverse(
+        self, z: Tensor, *, tol: float = 1e-10, guess: Tensor | None = None
+    ) -> Tensor:
         """Return phi^{-1}(z), of the shape and dtype of z, differentiable once in z and in the parameters.
 
         The solution is found without recording a graph (`solve_inverse`); its gradient follows from the implicit
@@ -397,9 +447,13 @@ class ResidualNetwork(Composition):
 
         # Single precision is enough where no more than three digits are asked for, as in training.
         lower = product(per_member(block.limits[0], data) for block in blocks)
-        for dtype in dict.fromkeys((data.dtype if tol >= 1e-3 else torch.float64, torch.float64)):
+        for dtype in dict.fromkeys(
+            (data.dtype if tol >= 1e-3 else torch.float64, torch.float64)
+        ):
             detached = [block.detached(dtype) for block in blocks]
-            solution = self._solve(detached, lower, z, guess, dtype, tol, max_iterations=200)
+            solution = self._solve(
+                detached, lower, z, guess, dtype, tol, max_iterations=200
+            )
             if bool(solution.converged.all()):
                 break
         solution.raise_unless_converged()
@@ -411,7 +465,12 @@ class ResidualNetwork(Composition):
 
     @full_precision
     def solve_inverse(
-        self, z: Tensor, *, tol: float = 1e-10, guess: Tensor | None = None, max_iterations: int = 200
+        self,
+        z: Tensor,
+        *,
+        tol: float = 1e-10,
+        guess: Tensor | None = None,
+        max_iterations: int = 200,
     ) -> InverseSolution:
         """Return phi^{-1}(z) in float64 with residuals, iteration counts and error bounds; see `InverseSolution`.
 
@@ -422,13 +481,23 @@ class ResidualNetwork(Composition):
         self._data(z)
         blocks = self._exact_blocks()
         lower = product(block.bounds()[0].unsqueeze(-1) for block in blocks)
-        return self._solve(blocks, lower, z, guess, torch.float64, tol, _checks.count("max_iterations", max_iterations))
+        return self._solve(
+            blocks,
+            lower,
+            z,
+            guess,
+            torch.float64,
+            tol,
+            _checks.count("max_iterations", max_iterations),
+        )
 
     def _weigh(self, signs: Tensor, metric: Tensor) -> Tensor:
         """The signs, (E, B, n) or (1, B, n), times the metric of their member, or of their batch."""
         if self.members is None and metric.ndim > 2:
             batch = metric.shape[:-2]
-            return (signs.reshape(*batch, -1, signs.shape[-1]) @ metric.to(signs)).reshape(signs.shape)
+            return (
+                signs.reshape(*batch, -1, signs.shape[-1]) @ metric.to(signs)
+            ).reshape(signs.shape)
         return signs @ metric.to(signs)
 
     def _value_and_tangent(self, points: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -439,12 +508,16 @@ class ResidualNetwork(Composition):
             tangent = block.tangent(at, tangent)
         return points, tangent
 
-    def _exact_divergence(self, x: Tensor, metric: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _exact_divergence(
+        self, x: Tensor, metric: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         value, jacobian = self.forward_and_jacobian(x)
         if metric is None or self.members is None:
             return value, weighted_trace(jacobian, metric)
         single = (self.dim, self.dim)
-        together = jacobian.reshape(self.members, x.shape[:-1].numel() // self.members, *single)
+        together = jacobian.reshape(
+            self.members, x.shape[:-1].numel() // self.members, *single
+        )
         return value, weighted_trace(together, metric).reshape(x.shape[:-1])
 
     def _solve(
@@ -461,7 +534,9 @@ class ResidualNetwork(Composition):
         data = self._data(z).detach().to(dtype)
         start = None if guess is None else self._guess(guess, z).to(dtype)
         with one_thread_if_small(self.work * data.shape[1]):
-            solution = solve(blocks, data, start, lower, tol, max_iterations, self._size(data))
+            solution = solve(
+                blocks, data, start, lower, tol, max_iterations, self._size(data)
+            )
         return solution.reshaped(z.shape)
 
 
@@ -472,12 +547,16 @@ def _check_output(value: object, dim: int, members: int | None) -> Tensor:
     shapes = [single, (members or 1, *single)]
     if tuple(matrix.shape) not in shapes:
         expected = " or ".join(map(str, shapes))
-        raise ValueError(f"output_operator must have shape {expected}, got {tuple(matrix.shape)}")
+        raise ValueError(
+            f"output_operator must have shape {expected}, got {tuple(matrix.shape)}"
+        )
     if bool((torch.linalg.matrix_rank(matrix) < dim).any()):
         raise ValueError(f"output_operator must be invertible, got {matrix.tolist()}")
     singular_values: Tensor = torch.linalg.svdvals(matrix)
     if float(singular_values.min()) < 1e-30 or float(singular_values.max()) > 1e30:
-        raise ValueError("output_operator must have singular values between 1e-30 and 1e30")
+        raise ValueError(
+            "output_operator must have singular values between 1e-30 and 1e30"
+        )
     return matrix.expand(shapes[1]).clone()
 
 
@@ -490,6 +569,7 @@ def _check_exact(value: object) -> bool | None:
 def shrink(weight: Tensor, bound: Tensor, limit: float) -> Tensor:
     """Return the weights of all blocks, (E, K, ...), scaled down where the bound, (E, K), exceeds the limit."""
     numbers = torch.finfo(bound.dtype)
-    limit = limit * (1 - 16 * numbers.eps)  # so that rounding does not lead beyond the bound
+    # So that rounding does not lead beyond the bound
+    limit = limit * (1 - 16 * numbers.eps)
     scale = (limit / bound.clamp_min(numbers.tiny)).clamp_max(1.0)
     return weight * scale.reshape(*scale.shape, *[1] * (weight.ndim - 2))

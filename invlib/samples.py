@@ -40,7 +40,9 @@ class Samples:
     def __init__(self, points: object, *, held_out: float = 0.0, seed: int = 0) -> None:
         points = _checks.as_float64("points", points)
         if points.ndim != 2 or 0 in points.shape:
-            raise ValueError(f"points must have shape (N, n), got {tuple(points.shape)}")
+            raise ValueError(
+                f"points must have shape (N, n), got {tuple(points.shape)}"
+            )
         self.dim = points.shape[1]
 
         left_out = _held_out_count(held_out, len(points))
@@ -92,7 +94,9 @@ class Epochs:
         generator: for the orders; None means torch's global generator.
     """
 
-    def __init__(self, points: Tensor, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, points: Tensor, generator: torch.Generator | None = None
+    ) -> None:
         self.points = points
         self.generator = generator
         self.order = torch.empty(0, dtype=torch.int64)
@@ -128,17 +132,25 @@ class Epochs:
             ValueError: if the other one had another number of points.
         """
         if len(state["order"]) not in (0, len(self.points)):
-            raise ValueError(f"state must belong to {len(self.points)} points, got one of {len(state['order'])}")
+            raise ValueError(
+                f"state must belong to {len(self.points)} points, got one of {len(state['order'])}"
+            )
         self.order = state["order"]
         self.used = state["used"]
 
 
 def _held_out_count(share: object, total: int) -> int:
     """The number of points to hold out; both parts keep at least one."""
-    if isinstance(share, (bool, str)) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+    if (
+        isinstance(share, (bool, str))
+        or not isinstance(share, (int, float))
+        or not 0 <= share < 1
+    ):
         raise ValueError(f"held_out must be a number, 0 <= held_out < 1, got {share!r}")
 
     count = round(share * total)
     if share > 0 and not 0 < count < total:
-        raise ValueError(f"held_out must leave both parts at least one of the {total} points, got {share!r}")
+        raise ValueError(
+            f"held_out must leave both parts at least one of the {total} points, got {share!r}"
+        )
     return count

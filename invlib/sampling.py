@@ -138,7 +138,9 @@ class QuasiRandom:
         self._engine = _sobol(size, self.seed)
         if shift not in get_args(Shift):
             raise ValueError(f"shift must be 'modulo' or 'digital', got {shift!r}")
-        self.shifts = None if members is None else _shifts(shift, (members, 1, size), generator)
+        self.shifts = (
+            None if members is None else _shifts(shift, (members, 1, size), generator)
+        )
 
     def draw(self, count: int) -> Tensor:
         """Return the next points, (count, n), or (E, count, n) with members, float64.
@@ -173,11 +175,20 @@ class QuasiRandom:
         Raises:
             ValueError: if the other one had another dimension or number of members.
         """
-        kinds = [None if s is None else (tuple(s.shape), s.dtype) for s in (self.shifts, state["shifts"])]
+        kinds = [
+            None if s is None else (tuple(s.shape), s.dtype)
+            for s in (self.shifts, state["shifts"])
+        ]
         if kinds[0] != kinds[1]:
-            raise ValueError(f"state must have shifts of shape and dtype {kinds[0]}, got {kinds[1]}")
+            raise ValueError(
+                f"state must have shifts of shape and dtype {kinds[0]}, got {kinds[1]}"
+            )
 
-        self.seed, self.drawn, self.shifts = state["seed"], state["drawn"], state["shifts"]
+        self.seed, self.drawn, self.shifts = (
+            state["seed"],
+            state["drawn"],
+            state["shifts"],
+        )
         self._engine = _sobol(self._engine.dimension, self.seed)
         if self.drawn:
             self._engine.fast_forward(self.drawn)
@@ -200,13 +211,18 @@ class PlainBatches:
         generator: for every draw.
     """
 
-    def __init__(self, priors: Sequence[Sampler], dim: int, generator: torch.Generator | None) -> None:
+    def __init__(
+        self, priors: Sequence[Sampler], dim: int, generator: torch.Generator | None
+    ) -> None:
         self.dim = dim
         self.generator = generator
-        self.epochs = [prior.epochs(generator) for prior in priors if isinstance(prior, Samples)]
+        self.epochs = [
+            prior.epochs(generator) for prior in priors if isinstance(prior, Samples)
+        ]
         epochs = iter(self.epochs)
         self._sources: list[Callable[[int], object]] = [
-            next(epochs).draw if isinstance(prior, Samples) else self._plain(prior) for prior in priors
+            next(epochs).draw if isinstance(prior, Samples) else self._plain(prior)
+            for prior in priors
         ]
 
     def draw_with_noise(self, count: int) -> tuple[Tensor, Tensor]:
@@ -245,7 +261,9 @@ def batches(
 
     same = all(prior is priors[0] for prior in priors)
     chosen: Any = priors[0] if same else list(priors)
-    return QuasiRandom(chosen, members=len(priors), noise_dim=dim, shift=shift, generator=generator)
+    return QuasiRandom(
+        chosen, members=len(priors), noise_dim=dim, shift=shift, generator=generator
+    )
 
 
 def check_sampler(prior: object, dim: int) -> Sampler:
@@ -257,9 +275,13 @@ def check_sampler(prior: object, dim: int) -> Sampler:
     if not callable(sample):
         raise TypeError(f"prior must have {PROTOCOL}, got {prior!r}")
     if not _takes_generator(sample):
-        raise TypeError(f"prior must have {PROTOCOL}; this one takes no generator: {prior!r}")
+        raise TypeError(
+            f"prior must have {PROTOCOL}; this one takes no generator: {prior!r}"
+        )
     if getattr(prior, "dim", dim) != dim:
-        raise ValueError(f"prior must live on R^{dim}, the space of problem, got {prior!r}")
+        raise ValueError(
+            f"prior must live on R^{dim}, the space of problem, got {prior!r}"
+        )
     return cast(Sampler, prior)
 
 
@@ -268,22 +290,31 @@ def _takes_generator(function: Callable[..., object]) -> bool:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # built in, without a signature
         return True
-    return any(p.name == "generator" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    return any(
+        p.name == "generator" or p.kind is inspect.Parameter.VAR_KEYWORD
+        for p in parameters
+    )
 
 
 def _checked_sample(x: object, shape: tuple[int, int]) -> Tensor:
     """Return samples as float64 if they are a finite real tensor of the shape."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         found = f"dtype {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"prior must return samples as a real floating-point tensor of shape {shape}, got {found}")
+        raise TypeError(
+            f"prior must return samples as a real floating-point tensor of shape {shape}, got {found}"
+        )
     if x.shape != shape:
-        raise ValueError(f"prior must return finite samples of shape {shape}, got {tuple(x.shape)}")
+        raise ValueError(
+            f"prior must return finite samples of shape {shape}, got {tuple(x.shape)}"
+        )
     if not bool(torch.isfinite(x).all()):
         raise ValueError(f"prior must return finite samples of shape {shape}, got {x}")
     return x.detach().to(torch.float64)
 
 
-def _shifts(kind: Shift, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+def _shifts(
+    kind: Shift, shape: tuple[int, ...], generator: torch.Generator | None
+) -> Tensor:
     if kind == "modulo":
         return torch.rand(shape, dtype=torch.float64, generator=generator)
     return torch.randint(2**BITS, shape, generator=generator)
@@ -301,7 +332,9 @@ def _shifted(uniform: Tensor, shifts: Tensor) -> Tensor:
 def _sobol(dim: int, seed: int) -> torch.quasirandom.SobolEngine:
     _checks.count("dim", dim)
     if dim > LARGEST_SOBOL:
-        raise ValueError(f"dim must be at most {LARGEST_SOBOL}, the largest dimension of a Sobol sequence, got {dim}")
+        raise ValueError(
+            f"dim must be at most {LARGEST_SOBOL}, the largest dimension of a Sobol sequence, got {dim}"
+        )
     seed = _checks.count("seed", seed, 0)
     return torch.quasirandom.SobolEngine(dim, scramble=True, seed=seed)
 
@@ -310,8 +343,14 @@ def _quasi_priors(prior: object, members: int | None) -> list[QuasiPrior]:
     """One prior, or one for each member."""
     priors: list[Any] = list(prior) if isinstance(prior, (list, tuple)) else [prior]
     if isinstance(prior, (list, tuple)) and len(priors) != members:
-        raise ValueError(f"prior must be one, or one for each of the {members} members, got {len(priors)}")
+        raise ValueError(
+            f"prior must be one, or one for each of the {members} members, got {len(priors)}"
+        )
     for each in priors:
-        if not callable(getattr(each, "from_uniform", None)) or not hasattr(each, "dim"):
-            raise TypeError(f"prior must have dim and a method from_uniform(uniform), got {each!r}")
+        if not callable(getattr(each, "from_uniform", None)) or not hasattr(
+            each, "dim"
+        ):
+            raise TypeError(
+                f"prior must have dim and a method from_uniform(uniform), got {each!r}"
+            )
     return priors

@@ -153,7 +153,9 @@ def standardize(
         TypeError: if an argument is of a wrong kind, names the argument.
     """
     count = 1 if members is None else _checks.count("members", members)
-    problems: list[LinearProblem] = _checks.per_member("problem", problem, LinearProblem, members)
+    problems: list[LinearProblem] = _checks.per_member(
+        "problem", problem, LinearProblem, members
+    )
     dim = _common_dim(problems)
     priors = [check_sampler(each, dim) for each in _list(prior, count)]
     m, C = _moments(priors, mean, covariance, dim)
@@ -212,7 +214,9 @@ def shrunk_covariance(points: Tensor) -> Tensor:
 
     level = empirical.diagonal().mean()
     spread = empirical.square().sum() - dim * level.square()
-    error = (centred.square().sum(-1).square().sum() / count - empirical.square().sum()) / count
+    error = (
+        centred.square().sum(-1).square().sum() / count - empirical.square().sum()
+    ) / count
     tiny = torch.finfo(points.dtype).tiny
     share = (error / torch.maximum(error, spread).clamp_min(tiny)).clamp_min(1 / count)
 
@@ -248,30 +252,42 @@ def _shaped(name: str, value: object, *shapes: tuple[int, ...]) -> Tensor:
     tensor = _checks.as_float64(name, value)
     if tuple(tensor.shape) not in shapes:
         expected = " or ".join(map(str, dict.fromkeys(shapes)))
-        raise ValueError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}")
+        raise ValueError(
+            f"{name} must have shape {expected}, got {tuple(tensor.shape)}"
+        )
     return tensor
 
 
 def _list(prior: object, count: int) -> list[object]:
     priors = list(prior) if isinstance(prior, (list, tuple)) else [prior] * count
     if len(priors) != count:
-        raise ValueError(f"prior must be one, or one for each of the {count} members, got {len(priors)}")
+        raise ValueError(
+            f"prior must be one, or one for each of the {count} members, got {len(priors)}"
+        )
     return priors
 
 
 def _common_dim(problems: Sequence[LinearProblem]) -> int:
     dims = list(dict.fromkeys(problem.dim for problem in problems))
     if len(dims) > 1:
-        raise ValueError(f"problem must act on the same space for all members, got dimensions {dims}")
+        raise ValueError(
+            f"problem must act on the same space for all members, got dimensions {dims}"
+        )
     return dims[0]
 
 
-def _strengths(strength: object, problems: Sequence[LinearProblem], members: int | None) -> Tensor:
+def _strengths(
+    strength: object, problems: Sequence[LinearProblem], members: int | None
+) -> Tensor:
     """The strength of each member, (E,)."""
     if strength is None:
-        return torch.tensor([problem.noise_std for problem in problems], dtype=torch.float64)
+        return torch.tensor(
+            [problem.noise_std for problem in problems], dtype=torch.float64
+        )
     strengths = _checks.per_member("strength", strength, (int, float), members)
-    return torch.tensor([_checks.scale("strength", each) for each in strengths], dtype=torch.float64)
+    return torch.tensor(
+        [_checks.scale("strength", each) for each in strengths], dtype=torch.float64
+    )
 
 
 def _root(P: Tensor) -> Tensor:
@@ -280,7 +296,9 @@ def _root(P: Tensor) -> Tensor:
     least, largest = values[..., 0], values[..., -1]
     if not bool((least > largest / WORST_CONDITION).all()):
         wanted = f"leave H + strength^2 inv(covariance) a condition below {WORST_CONDITION:.0e}"
-        found = f"eigenvalues from {float(least.min()):.1e} to {float(largest.max()):.1e}"
+        found = (
+            f"eigenvalues from {float(least.min()):.1e} to {float(largest.max()):.1e}"
+        )
         raise ValueError(f"covariance must {wanted}, got {found}")
     root: Tensor = vectors @ (values.sqrt().unsqueeze(-1) * vectors.mT)
     return root

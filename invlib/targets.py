@@ -82,8 +82,12 @@ class Target:
             return None
 
         shares = []
-        for prior, normal, strength in zip(self.priors, self.normal, self.strength, strict=True):
-            shares.append(_negative_share(cast(ScoredPrior, prior), normal, float(strength)))
+        for prior, normal, strength in zip(
+            self.priors, self.normal, self.strength, strict=True
+        ):
+            shares.append(
+                _negative_share(cast(ScoredPrior, prior), normal, float(strength))
+            )
         return self._result(torch.tensor(shares, dtype=torch.float64))
 
     def slopes(self) -> tuple[Tensor, Tensor] | None:
@@ -93,7 +97,12 @@ class Target:
         the covariance C of the prior is known; where it is not, and for the log-determinant, the slopes are at least
         those of H. (What is not known from below is zero or infinite, so that it is never out of reach.)
         """
-        if self.loss not in ("approximation", "reconstruction", "log_det", "divergence"):
+        if self.loss not in (
+            "approximation",
+            "reconstruction",
+            "log_det",
+            "divergence",
+        ):
             return None
 
         values = torch.linalg.eigvalsh(self.normal)
@@ -118,7 +127,11 @@ class Target:
         return torch.stack([function(prior) for prior in priors])
 
     def _all_have(self, *methods: str) -> bool:
-        return all(callable(getattr(prior, method, None)) for prior in self.priors for method in methods)
+        return all(
+            callable(getattr(prior, method, None))
+            for prior in self.priors
+            for method in methods
+        )
 
     def _result(self, value: Tensor) -> float | Tensor:
         return float(value) if self.single else value
@@ -162,10 +175,17 @@ def reachable_slopes(net: object) -> tuple[Tensor, Tensor] | None:
     if not callable(certified):
         return None
 
-    lower, upper = (torch.as_tensor(bound, dtype=torch.float64).cpu() for bound in certified())
-    limit, of_blocks = getattr(net, "lipschitz", None), getattr(net, "block_bounds", None)
+    lower, upper = (
+        torch.as_tensor(bound, dtype=torch.float64).cpu() for bound in certified()
+    )
+    limit, of_blocks = (
+        getattr(net, "lipschitz", None),
+        getattr(net, "block_bounds", None),
+    )
     if isinstance(limit, float) and callable(of_blocks):
-        bounds = torch.as_tensor(of_blocks(), dtype=torch.float64).cpu().clamp_max(limit)
+        bounds = (
+            torch.as_tensor(of_blocks(), dtype=torch.float64).cpu().clamp_max(limit)
+        )
         lower = lower * ((1 - limit) / (1 - bounds)).prod(dim=-1)
         upper = upper * ((1 + limit) / (1 + bounds)).prod(dim=-1)
     return lower, upper

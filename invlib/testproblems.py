@@ -10,7 +10,9 @@ from invlib.priors import GaussianMixture
 from invlib.problems import LinearProblem
 
 
-def two_bumps(centre: Sequence[float] = (0.8, 0.5), std: float = 0.59) -> GaussianMixture:
+def two_bumps(
+    centre: Sequence[float] = (0.8, 0.5), std: float = 0.59
+) -> GaussianMixture:
     """Return the bimodal prior of the book's pictures: two round Gaussians of equal weight at +centre and -centre.
 
     Args:
@@ -26,14 +28,20 @@ def two_bumps(centre: Sequence[float] = (0.8, 0.5), std: float = 0.59) -> Gaussi
     """
     mean = _checks.as_float64("centre", centre)
     if mean.ndim != 1 or len(mean) == 0:
-        raise ValueError(f"centre must have shape (n,) with n >= 1, got {tuple(mean.shape)}")
+        raise ValueError(
+            f"centre must have shape (n,) with n >= 1, got {tuple(mean.shape)}"
+        )
 
-    covariance = _checks.scale("std", std) ** 2 * torch.eye(len(mean), dtype=torch.float64)
+    covariance = _checks.scale("std", std) ** 2 * torch.eye(
+        len(mean), dtype=torch.float64
+    )
     means = torch.stack([mean, -mean])
     return GaussianMixture([0.5, 0.5], means, torch.stack([covariance, covariance]))
 
 
-def epsilon_problem(epsilon: float, noise_std: float, *, angle: float = 40.0) -> LinearProblem:
+def epsilon_problem(
+    epsilon: float, noise_std: float, *, angle: float = 40.0
+) -> LinearProblem:
     r"""Return the ill-conditioned problem of the book's experiments in the plane.
 
     $A = V \,\mathrm{diag}(1, \varepsilon)\, V^*$ with $V = (v_1, v_2)$ orthogonal: the singular value 1 belongs to

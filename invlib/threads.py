@@ -50,7 +50,9 @@ def limited_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def one_thread_if_small(work: float, threads: int | None = None) -> AbstractContextManager[None]:
+def one_thread_if_small(
+    work: float, threads: int | None = None
+) -> AbstractContextManager[None]:
     """Return a context with one thread where the work is small, and with as many as now where it is large.
 
     Args:

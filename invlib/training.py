@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from invlib import _checks
 from invlib.checkpoint import Checkpoint, Stateful
 from invlib.history import History, TrainingError, TrainingStep
-from invlib.loop import AVERAGED, Callback, Loop, Optimizer, Schedule, Validation, checked_rates
+from invlib.loop import (
+    AVERAGED,
+    Callback,
+    Loop,
+    Optimizer,
+    Schedule,
+    Validation,
+    checked_rates,
+)
 from invlib.networks import evaluation_work
 from invlib.objective import Loss, Objective, Strategy, check_network
 from invlib.optimizers import SOAP
@@ -296,7 +304,9 @@ def minimize(
     _check_generator(generator)
     check_network(net, mixed=True)
     if not callable(loss):
-        raise TypeError(f"loss must be a function of the number of the step, got {loss!r}")
+        raise TypeError(
+            f"loss must be a function of the number of the step, got {loss!r}"
+        )
     factors = checked_rates(learning_rate, schedule, steps)
     file = _checkpoint(checkpoint, checkpoint_every, {"loss": name}, generator, sampler)
     work = 256 * evaluation_work(net)
@@ -335,12 +345,16 @@ def _run(
 ) -> History:
     """The part that `train` and `minimize` have in common."""
     if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be a function of a TrainingStep, got {callback!r}")
+        raise TypeError(
+            f"callback must be a function of a TrainingStep, got {callback!r}"
+        )
     if not isinstance(progress, bool):
         raise ValueError(f"progress must be True or False, got {progress!r}")
 
     learning_rate, factors = rates
-    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    parameters = [
+        parameter for parameter in net.parameters() if parameter.requires_grad
+    ]
     built = _built(optimizer, parameters, learning_rate)
     if checkpoint is not None:
         checkpoint.settings.update(
@@ -370,9 +384,13 @@ def _run(
         return loop.run()
 
 
-def _built(optimizer: Optimizer, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+def _built(
+    optimizer: Optimizer, parameters: list[nn.Parameter], learning_rate: float
+) -> torch.optim.Optimizer:
     if not callable(optimizer):
-        raise TypeError(f"optimizer must be called as optimizer(parameters, lr=...), got {optimizer!r}")
+        raise TypeError(
+            f"optimizer must be called as optimizer(parameters, lr=...), got {optimizer!r}"
+        )
 
     built = optimizer(parameters, lr=learning_rate)
     if not isinstance(built, torch.optim.Optimizer):
@@ -390,12 +408,16 @@ def _full_precision(parameter: Tensor) -> AbstractContextManager[Any]:
 
 def _refuse_inference_mode() -> None:
     if torch.is_inference_mode_enabled():
-        raise ValueError("a training must run outside of torch.inference_mode, in which there are no gradients")
+        raise ValueError(
+            "a training must run outside of torch.inference_mode, in which there are no gradients"
+        )
 
 
 def _check_generator(generator: object) -> None:
     if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
+        raise TypeError(
+            f"generator must be a torch.Generator or None, got {generator!r}"
+        )
 
 
 def _checkpoint(
@@ -412,19 +434,31 @@ def _checkpoint(
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"checkpoint must be the path of a file, got {path!r}")
     if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-        raise ValueError(f"checkpoint must be a file in a folder that exists, got {path!r}")
+        raise ValueError(
+            f"checkpoint must be a file in a folder that exists, got {path!r}"
+        )
     return Checkpoint(path, every, settings, generator, sampler)
 
 
 def _validation(
-    objective: Objective, priors: Sequence[Sampler], batch_size: int, steps: int, patience: int | None
+    objective: Objective,
+    priors: Sequence[Sampler],
+    batch_size: int,
+    steps: int,
+    patience: int | None,
 ) -> Validation | None:
     """The loss on the points that the members' data sets hold out, always with the same noise."""
-    parts = [prior.held_out for prior in priors if isinstance(prior, Samples) and len(prior.held_out)]
+    parts = [
+        prior.held_out
+        for prior in priors
+        if isinstance(prior, Samples) and len(prior.held_out)
+    ]
     if not parts:
         return _checked_validation(None, steps, patience)
     if len(parts) < len(priors) or len({len(part) for part in parts}) > 1:
-        raise ValueError("prior must hold out the same number of points for every member")
+        raise ValueError(
+            "prior must hold out the same number of points for every member"
+        )
 
     points = torch.stack(parts)
     noise = torch.randn(points.shape, dtype=torch.float64, generator=_fixed_generator())
@@ -434,7 +468,9 @@ def _validation(
         """The mean over batches, so that no more memory is needed than in training."""
         generator = _fixed_generator()
         total, size = torch.zeros(()).to(x), 4 * batch_size
-        for part in zip(torch.split(x, size, dim=-2), torch.split(z, size, dim=-2), strict=True):
+        for part in zip(
+            torch.split(x, size, dim=-2), torch.split(z, size, dim=-2), strict=True
+        ):
             share = part[0].shape[-2] / x.shape[-2]
             total = total + share * objective.loss(*part, generator).detach()
         return total
@@ -446,9 +482,13 @@ def _fixed_generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def _checked_validation(loss: Callable[[], Tensor] | None, steps: int, patience: int | None) -> Validation | None:
+def _checked_validation(
+    loss: Callable[[], Tensor] | None, steps: int, patience: int | None
+) -> Validation | None:
     if patience is not None:
         _checks.count("patience", patience)
         if loss is None:
-            raise ValueError("patience must be None where no points are held out (`Samples(..., held_out=share)`)")
+            raise ValueError(
+                "patience must be None where no points are held out (`Samples(..., held_out=share)`)"
+            )
     return None if loss is None else Validation(loss, steps, patience)
