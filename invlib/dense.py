@@ -100,7 +100,7 @@ class DenseBlock(ResidualBlock):
     def jacobian(self, at: Linearization) -> Tensor:
         """Return I + U V, (E, B, n, n), the tangents of the n coordinate directions."""
         first, second = (slope.unsqueeze(1) for slope in at)
-        # Or the product would be laid out transposed
+        # Contiguous, or the product would be laid out transposed
         columns = self.weights[0].mT.contiguous().unsqueeze(2)
         tangents = second * _rows(first * columns, self.weights[1].mT)
         return _add_identity(_rows(tangents, self.weights[2].mT))

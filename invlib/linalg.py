@@ -84,7 +84,7 @@ def jvp(
 ) -> tuple[Tensor, Tensor]:
     """Return a function at x and its derivative there, applied to v."""
     _prepare_forward_mode()
-    # It refuses expanded tensors
+    # A copy: it refuses expanded tensors
     result = torch.func.jvp(function, (x.contiguous(),), (v.contiguous(),))
     return result[0], result[1]
 
