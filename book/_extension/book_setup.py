@@ -1,11 +1,11 @@
-"""A small Sphinx extension: MathJax from disk, tidy proofs, buttons that wait for an address.
+"""A small Sphinx extension: MathJax from disk, unique names, buttons that wait for an address.
 
 *MathJax.* The package ``sphinx-mathjax-offline`` ships a complete MathJax. The book needs only one
 of its files, plus the TeX extensions that MathJax loads on demand. The SVG output needs no web
 fonts, so formulas also work where a browser refuses to load fonts for a page opened from disk.
 
-*Proofs.* The word "Proof" that opens a proof is set in italics, and the names that ``sphinx-proof``
-gives to all proofs alike become unique, as HTML asks for.
+*Names.* The names that ``sphinx-proof`` and ``sphinx-exercise`` give to all their bodies alike become unique, as HTML
+asks for.
 
 *Figures.* A wide picture gets the class ``wide``: on a phone it keeps a size at which its labels can be
 read, and scrolls in its own box (``book.css``).
@@ -30,6 +30,7 @@ from sphinx.util.fileutil import copy_asset
 MATHJAX_PACKAGE = "sphinx-mathjax-offline"
 MATHJAX_FILES = ("tex-svg.js", "input/tex/extensions")
 WIDE = 700  # pixels: the pictures that fill the column of a desktop page
+REPEATED = ("proof-content", "exercise-content", "solution-content")
 ADDRESS_BUTTONS = ("use_repository_button", "use_edit_page_button", "use_issues_button")
 
 
@@ -53,18 +54,11 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
         copy_asset(str(source), str(place))
 
 
-def tidy_proofs(app: Sphinx, tree: nodes.document) -> None:
-    """Give every proof and every statement's body its own name; mark the word "Proof"."""
-    for count, node in enumerate(tree.findall(nodes.Element), start=1):
-        if node.get("ids") == ["proof-content"]:
-            node["ids"] = [f"proof-content-{count}"]
-        elif node.get("ids") == ["proof"] and isinstance(node, nodes.admonition):
-            node["ids"] = [f"proof-{count}"]
-            node["classes"].append("prf-proof")
-            text = next(iter(node.findall(nodes.Text)), None)
-            if text is not None and text.startswith("Proof. "):
-                rest = nodes.Text(text.removeprefix("Proof."))
-                text.parent.replace(text, [nodes.emphasis("", "Proof."), rest])
+def make_names_unique(app: Sphinx, tree: nodes.document) -> None:
+    """Number the bodies of statements, exercises and solutions."""
+    for count, node in enumerate(tree.findall(nodes.section), start=1):
+        if node["ids"] and node["ids"][0] in REPEATED:
+            node["ids"][0] += f"-{count}"
 
 
 def mark_wide_figures(app: Sphinx, tree: nodes.document, name: str) -> None:
@@ -90,7 +84,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the parts with Sphinx."""
     app.config.mathjax_path = "mathjax/tex-svg.js"
     app.connect("config-inited", set_buttons)
-    app.connect("doctree-read", tidy_proofs)
+    app.connect("doctree-read", make_names_unique)
     app.connect("doctree-resolved", mark_wide_figures)
     app.connect("build-finished", copy_mathjax)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
