@@ -7,9 +7,6 @@ fonts, so formulas also work where a browser refuses to load fonts for a page op
 *Names.* The names that ``sphinx-proof`` and ``sphinx-exercise`` give to all their bodies alike become unique, as HTML
 asks for.
 
-*Figures.* A wide picture gets the class ``wide``: on a phone it keeps a size at which its labels can be
-read, and scrolls in its own box (``book.css``).
-
 *Address.* The buttons that lead to the repository appear once ``repository: url`` in
 ``_config.yml`` is set.
 """
@@ -20,7 +17,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -29,7 +25,6 @@ from sphinx.util.fileutil import copy_asset
 
 MATHJAX_PACKAGE = "sphinx-mathjax-offline"
 MATHJAX_FILES = ("tex-svg.js", "input/tex/extensions")
-WIDE = 700  # pixels: the pictures that fill the column of a desktop page
 REPEATED = ("proof-content", "exercise-content", "solution-content")
 ADDRESS_BUTTONS = ("use_repository_button", "use_edit_page_button", "use_issues_button")
 
@@ -61,18 +56,6 @@ def make_names_unique(app: Sphinx, tree: nodes.document) -> None:
             node["ids"][0] += f"-{count}"
 
 
-def mark_wide_figures(app: Sphinx, tree: nodes.document, name: str) -> None:
-    """Give the class "wide" to pictures of at least `WIDE` pixels.
-
-    A width makes Sphinx link them to their full size; so the box that scrolls can be reached by the keyboard, too.
-    """
-    for image in tree.findall(nodes.image):
-        file = Path(app.srcdir) / image["uri"]
-        if file.suffix == ".png" and file.exists() and PIL.Image.open(file).width >= WIDE:
-            image["classes"].append("wide")
-            image.setdefault("width", "100%")
-
-
 def set_buttons(app: Sphinx, config: Config) -> None:
     """Show the buttons that need a public address only if there is one."""
     options = config.html_theme_options
@@ -85,6 +68,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.config.mathjax_path = "mathjax/tex-svg.js"
     app.connect("config-inited", set_buttons)
     app.connect("doctree-read", make_names_unique)
-    app.connect("doctree-resolved", mark_wide_figures)
     app.connect("build-finished", copy_mathjax)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
