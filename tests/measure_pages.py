@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent / "book")]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "book"))
 
 import browsing
 import execute
@@ -45,14 +45,16 @@ MEASURE = r"""(label) => {
         return true;
     };
     const text = [];
-    const all = [];
+    let words = 0;
+    let all = 0;
     const walker = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
     while (walker.nextNode()) {
         const parent = walker.currentNode.parentElement;
         if (parent.closest(skip)) continue;
-        const words = walker.currentNode.data.split(/\s+/).filter((word) => /\p{L}/u.test(word));
-        all.push(...words);
-        if (visible(parent)) text.push(...words);
+        const count = walker.currentNode.data.split(/\s+/).filter((word) => /\p{L}/u.test(word)).length;
+        text.push(walker.currentNode.data);
+        all += count;
+        if (visible(parent)) words += count;
     }
     const shown = (element) => element.checkVisibility({ visibilityProperty: true }) && !element.disabled;
     const picture = [...article.querySelectorAll("img, svg.widget, canvas")].find(shown);
@@ -60,8 +62,8 @@ MEASURE = r"""(label) => {
     return {
         height: (goal ? goal.getBoundingClientRect().bottom - top : article.scrollHeight),
         found: !label || Boolean(goal),
-        words: text.length,
-        all: all.length,
+        words,
+        all,
         folds: article.querySelectorAll("details.fold").length,
         figure: picture ? picture.getBoundingClientRect().top - top : null,
         stops: [...document.querySelectorAll("*")].filter((e) => e.tabIndex >= 0 && shown(e)).length,
