@@ -7,12 +7,16 @@ fonts, so formulas also work where a browser refuses to load fonts for a page op
 *Names.* The names that ``sphinx-proof`` and ``sphinx-exercise`` give to all their bodies alike become unique, as HTML
 asks for.
 
+*Descriptions.* Every page tells search engines its first paragraph that needs no formula.
+
 *Address.* The buttons that lead to the repository appear once ``repository: url`` in
 ``_config.yml`` is set.
 """
 
 from __future__ import annotations
 
+import re
+from html import escape, unescape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ from sphinx.util.fileutil import copy_asset
 MATHJAX_PACKAGE = "sphinx-mathjax-offline"
 MATHJAX_FILES = ("tex-svg.js", "input/tex/extensions")
 REPEATED = ("proof-content", "exercise-content", "solution-content")
+SHORTEST, LONGEST = 60, 200  # letters of a description
 ADDRESS_BUTTONS = ("use_repository_button", "use_edit_page_button", "use_issues_button")
 
 
@@ -56,6 +61,25 @@ def make_names_unique(app: Sphinx, tree: nodes.document) -> None:
             node["ids"][0] += f"-{count}"
 
 
+def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: nodes.document | None) -> None:
+    """Put a description into the head of a page."""
+    plain = (node.astext() for node in tree.findall(is_plain_paragraph)) if tree else ()
+    text = next((" ".join(text.split()) for text in plain if len(text) > SHORTEST), app.config.html_title)
+    if len(text) > LONGEST:
+        text = text[:LONGEST].rsplit(" ", 1)[0] + " …"
+    title = unescape(re.sub("<[^>]+>", "", context.get("title", ""))) or app.config.html_title
+    tags = [("name", "description", text), ("property", "og:title", title), ("property", "og:description", text)]
+    lines = [f'<meta {kind}="{name}" content="{escape(content)}" />' for kind, name, content in tags]
+    context["metatags"] = "\n".join([context.get("metatags", ""), *lines])
+
+
+def is_plain_paragraph(node: nodes.Node) -> bool:
+    """Tell whether a node is a paragraph of a section that needs no formula."""
+    if not isinstance(node, nodes.paragraph) or not isinstance(node.parent, nodes.section):
+        return False
+    return not any(node.findall(lambda part: isinstance(part, nodes.math | nodes.math_block)))
+
+
 def set_buttons(app: Sphinx, config: Config) -> None:
     """Show the buttons that need a public address only if there is one."""
     options = config.html_theme_options
@@ -68,5 +92,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.config.mathjax_path = "mathjax/tex-svg.js"
     app.connect("config-inited", set_buttons)
     app.connect("doctree-read", make_names_unique)
+    app.connect("html-page-context", describe)
     app.connect("build-finished", copy_mathjax)
+    app.add_js_file("reading.js", loading_method="defer")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
