@@ -51,9 +51,10 @@ test: lint  ## run everything that continuous integration runs
 	$(BIN)/python -m pytest --nbval-lax -n 2 --dist loadfile \
 	  --no-loadscope-reorder --cov=invlib
 
-lint: $(READY)  ## check the style of the Python files and the types of the library
+lint: $(READY)  ## check the style of the Python files and of the chapters' cells, and the types of the library
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tests/test_shape_of_chapters.py
 	$(BIN)/mypy
 
 bench: $(READY)  ## measure invlib beside its peers (about a quarter of an hour, on an idle machine)

@@ -8,6 +8,8 @@ cells with their outputs. This script writes the second from the first::
     python book/execute.py --check      change nothing; list what is wrong, and fail if anything is
     python book/execute.py --jobs N     run N chapters side by side (by default two, if there are two cores)
     python book/execute.py --reseed N   run with all seeds shifted by N, and store nothing: do the assertions hold?
+    python book/execute.py --format     run nothing; format the code cells of the .md files
+    python book/execute.py --lint       change nothing; list what is wrong with the style of the code cells
     python book/execute.py NAME ...     the same for some chapters only
 
 A chapter is out of date when a code cell, the code of ``invlib``, the chapter's own module in ``checks`` or one
@@ -316,6 +318,33 @@ def check_all(chapters: list[Path]) -> int:
     return bad
 
 
+def format_all(chapters: list[Path]) -> int:
+    """Format the code cells of the chapters; return how many could not be formatted."""
+    import style  # needs ruff, which running a chapter does not
+
+    bad = 0
+    for chapter in chapters:
+        try:
+            print(f"{chapter.stem}: {style.format_chapter(chapter)}")
+        except style.StyleError as error:
+            print(error, file=sys.stderr)
+            bad += 1
+    return bad
+
+
+def lint_all(chapters: list[Path]) -> int:
+    """Print what is wrong with the style of the code cells; return how many chapters have a fault."""
+    import style
+
+    found = {chapter: style.problems(chapter) for chapter in chapters}
+    for chapter, problems in found.items():
+        for problem in problems:
+            print(f"{chapter.stem}: {problem}")
+    bad = sum(map(bool, found.values()))
+    print(f"{len(chapters) - bad} of {len(chapters)} chapters in style")
+    return bad
+
+
 def longest_first(chapters: list[Path]) -> list[Path]:
     """Sort chapters by the seconds of training behind their figures, as the manifest of the figures has them.
 
@@ -386,11 +415,14 @@ def main(arguments: list[str] | None = None) -> int:
     jobs = min(MOST_JOBS, os.cpu_count() or 1)
     parser.add_argument("--jobs", type=job_count, default=jobs, metavar="N", help=f"chapters side by side ({jobs})")
     parser.add_argument("--reseed", type=int, metavar="N", help="run with all seeds shifted by N, store nothing")
+    parser.add_argument("--format", action="store_true", help="run nothing, format the code cells of the .md files")
+    parser.add_argument("--lint", action="store_true", help="change nothing, list faults of style in the code cells")
     options = parser.parse_args(arguments)
 
     chapters = select(options.names)
-    if options.check:
-        return 1 if check_all(chapters) else 0
+    for chosen, work in ((options.check, check_all), (options.format, format_all), (options.lint, lint_all)):
+        if chosen:
+            return 1 if work(chapters) else 0
     task: Task = partial(update, force=options.all)
     if options.reseed is not None:
         task = partial(reseed, shift=options.reseed)

@@ -4,112 +4,35 @@ The pages must load nothing from elsewhere, show every formula and every image, 
 have no serious accessibility fault. Without a Chromium or Chrome browser these tests are skipped.
 """
 
-import functools
-import os
-import shutil
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 
+import browsing
 import pytest
-import yaml
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request, sync_playwright
-
-ROOT = Path(__file__).resolve().parent.parent
-HTML = ROOT / "_build" / "html"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-EXECUTABLE = next((path for path in map(shutil.which, BROWSERS) if path), None)
-BUILD = "from jupyter_book.cli.main import main; main()"
+from browsing import HTML, open_page, pages, serve_folder
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request
 
 # Colours do not depend on the width, nor the layout on the colours: two views show all four cases.
 VIEWS = {"wide, light": (1280, "light"), "narrow, dark": (390, "dark")}
 HARMLESS = ("THEBE_JS_URL",)  # the theme loads one of its scripts twice
 
-pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason=f"no browser found (looked for {', '.join(BROWSERS)})")
-
-
-def pages() -> list[str]:
-    """The addresses of all pages in the table of contents, and of the search page."""
-    contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    files = [contents["root"]]
-    for part in contents["parts"]:
-        files += [entry["file"] for entry in part["chapters"]]
-    return [file.removesuffix(".ipynb") + ".html" for file in files] + ["search.html"]
-
-
-def is_fresh() -> bool:
-    """Tell whether the built pages are newer than all that they are made of."""
-    index = HTML / "index.html"
-    if not index.exists():
-        return False
-    sources = [ROOT / "_config.yml", ROOT / "_toc.yml"]
-    for pattern in ("*.md", "*.ipynb", "*.bib", "_static/**/*", "_extension/*.py"):
-        sources += (ROOT / "book").glob(pattern)
-    return max(path.stat().st_mtime for path in sources) <= index.stat().st_mtime
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    """Serve files without a line of log for each."""
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@contextmanager
-def serve(handler: Callable[..., SimpleHTTPRequestHandler]) -> Iterator[str]:
-    """Serve files at a free port of this machine."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+pytestmark = browsing.needs_browser
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Build the book if need be, and serve it on this machine only."""
-    if not is_fresh():
-        command = [sys.executable, "-c", BUILD, "build", str(ROOT), "-W", "-n", "--keep-going"]
-        subprocess.run(command, check=True, capture_output=True)
-    with serve(functools.partial(QuietHandler, directory=str(HTML))) as served:
+    browsing.build_if_stale()
+    with serve_folder(HTML) as served:
         yield served
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One browser for all pages, which by itself asks nothing of the internet."""
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=EXECUTABLE,
-            args=[
-                *(["--no-sandbox"] if hasattr(os, "getuid") and os.getuid() == 0 else []),
-                "--disable-gpu",
-                "--disable-quic",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-                "--no-first-run",
-            ],
-        )
+    """One browser for all pages."""
+    with browsing.launched() as running:
         yield running
-        running.close()
-
-
-def open_page(page: Page, url: str) -> None:
-    """Go to a page and wait until formulas and fonts stand."""
-    page.goto(url, wait_until="load")
-    page.evaluate(
-        """async () => {
-            if (window.MathJax?.startup) await MathJax.startup.promise;
-            await document.fonts.ready;
-            for (const image of document.images) image.loading = "eager";
-            await Promise.all([...document.images].map(image => image.decode().catch(() => 0)));
-        }"""
-    )
 
 
 def overflow(page: Page) -> list[str]:
@@ -230,8 +153,7 @@ def test_planted_faults_are_seen(browser: Browser, tmp_path: Path) -> None:
         <img src="missing.png"><img src="http://127.0.0.2:9/far.png" alt="from elsewhere">
         <script>throw new Error("a script fails")</script></main></html>"""
     )
-    handler = functools.partial(QuietHandler, directory=str(tmp_path))
-    with serve(handler) as address:
+    with serve_folder(tmp_path) as address:
         report = "\n".join(inspect(browser, f"{address}/bad.html", "narrow, dark"))
     for sign in (
         "raw: A formula as source",

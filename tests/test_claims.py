@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
 sys.path.insert(0, str(BOOK / "_extension"))
 
+import check_calls  # noqa: E402
 import claim_map  # noqa: E402
 import claims  # noqa: E402
 
@@ -162,6 +163,95 @@ def test_the_small_chapter_is_in_order():
 def test_a_planted_gap_is_found(old, new, expected):
     assert old in SMALL
     assert any(expected in problem for problem in problems_of(SMALL.replace(old, new)))
+
+
+# The same with checks that the cells call.
+
+CALLING = (
+    SMALL.replace("problem.normal_data(posterior_mean)\nassert 1 == 1", "numbers('small', **checks.check_small())")
+    .replace("assert 1 != 2", "numbers('small', **checks.control_small())")
+    .replace("```{code-cell}", "```{code-cell} ipython3\nfrom checks import small as checks\n```\n\n```{code-cell}", 1)
+)
+MODULE = """\
+def check_small():
+    \"\"\"One is one.
+
+    assert nothing here
+    \"\"\"
+    return compared(problem.normal_data(posterior_mean))
+
+
+def compared(number):
+    assert number == 1  # the only one
+    return {"number": number}
+
+
+def control_small():
+    assert 1 != 2
+    return {}
+
+
+def check_other():
+    assert True
+"""
+
+
+def problems_with_checks(folder: Path, text: str, module: str) -> list[str]:
+    check_calls.definitions.cache_clear()
+    (folder / "small.py").write_text(module, encoding="utf-8")
+    chapter = claims.parse_chapter("small", jupytext.reads(text, fmt="md:myst"), folder)
+    return claims.problems(chapter, invlib, TESTS)
+
+
+@pytest.mark.parametrize(
+    ("statement", "call"),
+    [
+        ("from checks import small as checks", "checks."),
+        ("from checks import small", "small."),
+        ("import checks.small as both", "both."),
+        ("import checks.small", "checks.small."),
+        ("import checks", "checks.small."),
+        ("%matplotlib inline\nfrom checks.small import check_small, control_small", ""),
+    ],
+)
+def test_checks_may_be_imported_in_any_way(tmp_path, statement, call):
+    text = CALLING.replace("**checks.", f"**{call}").replace("from checks import small as checks", statement)
+    assert problems_with_checks(tmp_path, text, MODULE) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("    assert number == 1  # the only one\n", "    # assert number == 1\n", "no assertion in check_small"),
+        ("    assert number == 1  # the only one\n", "    # assert number == 1\n", "no assertion in its check"),
+        ("return compared(", "return dict(", "thm-small: no assertion in its check"),
+        ("    assert 1 != 2\n", "", "thm-small: no assertion in control_small"),
+        ("problem.normal_data", "print", "the page does not use LinearProblem.normal_data"),
+        ("def control_small", "def control_smaller", "thm-small: no function control_small in small.py"),
+    ],
+)
+def test_a_gap_in_a_called_check_is_found(tmp_path, old, new, expected):
+    assert old in MODULE
+    problems = problems_with_checks(tmp_path, CALLING, MODULE.replace(old, new))
+    assert any(expected in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("**checks.check_small()", "**{}", "thm-small: no assertion in its check"),
+        ("**checks.check_small()", "**checks.compared(1)", "thm-small: no assertion in its check"),
+        ("**checks.check_small()", "check=checks.check_small", "thm-small: no assertion in its check"),
+        ("**checks.check_small()", "**checks.control_small()", "thm-small: no assertion in its check"),
+        ("**checks.control_small()", "**checks.check_small()", "thm-small: no assertion in its control"),
+        ("small as checks", "smaller as checks", "thm-small: no function check_small in smaller.py"),
+        ("from checks import", "from elsewhere import", "thm-small: no assertion in its check"),
+    ],
+)
+def test_a_cell_that_calls_no_check_is_found(tmp_path, old, new, expected):
+    assert old in CALLING
+    problems = problems_with_checks(tmp_path, CALLING.replace(old, new), MODULE)
+    assert any(expected in problem for problem in problems), problems
 
 
 def test_a_gap_in_a_real_chapter_is_found():

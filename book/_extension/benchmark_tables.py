@@ -14,6 +14,7 @@ from typing import Any
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
+from glued_numbers import parts_of
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -21,14 +22,16 @@ RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results.json"
 
 
 def as_text(value: object) -> str:
-    """Return a cell of a table: numbers with three digits."""
+    """Return a cell of a table, as Markdown: numbers with three digits, small ones with two and a power of ten."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, float):
         return str(value)
     if abs(value) >= 1000:
         return f"{value:,.0f}"
-    return f"{value:#.3g}".rstrip(".") if abs(value) >= 1e-3 else f"{value:.1e}"
+    if value == 0 or abs(value) >= 1e-3:
+        return f"{value:#.3g}".rstrip(".")
+    return "".join(line + (f"{{sup}}`{exponent}`" if exponent else "") for line, exponent in parts_of(f"{value:.1e}"))
 
 
 def table(rows: list[dict[str, object]], columns: list[str] | None = None) -> list[str]:

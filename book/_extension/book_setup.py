@@ -1,14 +1,13 @@
-"""A small Sphinx extension: MathJax from disk, tidy proofs, buttons that wait for an address.
+"""A small Sphinx extension: MathJax from disk, unique names, buttons that wait for an address.
 
 *MathJax.* The package ``sphinx-mathjax-offline`` ships a complete MathJax. The book needs only one
 of its files, plus the TeX extensions that MathJax loads on demand. The SVG output needs no web
 fonts, so formulas also work where a browser refuses to load fonts for a page opened from disk.
 
-*Proofs.* The word "Proof" that opens a proof is set in italics, and the names that ``sphinx-proof``
-gives to all proofs alike become unique, as HTML asks for.
+*Names.* The names that ``sphinx-proof`` and ``sphinx-exercise`` give to all their bodies alike become unique, as HTML
+asks for.
 
-*Figures.* A wide picture gets the class ``wide``: on a phone it keeps a size at which its labels can be
-read, and scrolls in its own box (``book.css``).
+*Descriptions.* Every page tells search engines its first paragraph that needs no formula.
 
 *Address.* The buttons that lead to the repository appear once ``repository: url`` in
 ``_config.yml`` is set.
@@ -16,11 +15,12 @@ read, and scrolls in its own box (``book.css``).
 
 from __future__ import annotations
 
+import re
+from html import escape, unescape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -29,7 +29,8 @@ from sphinx.util.fileutil import copy_asset
 
 MATHJAX_PACKAGE = "sphinx-mathjax-offline"
 MATHJAX_FILES = ("tex-svg.js", "input/tex/extensions")
-WIDE = 700  # pixels: the pictures that fill the column of a desktop page
+REPEATED = ("proof-content", "exercise-content", "solution-content")
+SHORTEST, LONGEST = 60, 200  # letters of a description
 ADDRESS_BUTTONS = ("use_repository_button", "use_edit_page_button", "use_issues_button")
 
 
@@ -53,30 +54,30 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
         copy_asset(str(source), str(place))
 
 
-def tidy_proofs(app: Sphinx, tree: nodes.document) -> None:
-    """Give every proof and every statement's body its own name; mark the word "Proof"."""
-    for count, node in enumerate(tree.findall(nodes.Element), start=1):
-        if node.get("ids") == ["proof-content"]:
-            node["ids"] = [f"proof-content-{count}"]
-        elif node.get("ids") == ["proof"] and isinstance(node, nodes.admonition):
-            node["ids"] = [f"proof-{count}"]
-            node["classes"].append("prf-proof")
-            text = next(iter(node.findall(nodes.Text)), None)
-            if text is not None and text.startswith("Proof. "):
-                rest = nodes.Text(text.removeprefix("Proof."))
-                text.parent.replace(text, [nodes.emphasis("", "Proof."), rest])
+def make_names_unique(app: Sphinx, tree: nodes.document) -> None:
+    """Number the bodies of statements, exercises and solutions."""
+    for count, node in enumerate(tree.findall(nodes.section), start=1):
+        if node["ids"] and node["ids"][0] in REPEATED:
+            node["ids"][0] += f"-{count}"
 
 
-def mark_wide_figures(app: Sphinx, tree: nodes.document, name: str) -> None:
-    """Give the class "wide" to pictures of at least `WIDE` pixels.
+def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: nodes.document | None) -> None:
+    """Put a description into the head of a page."""
+    plain = (node.astext() for node in tree.findall(is_plain_paragraph)) if tree else ()
+    text = next((" ".join(text.split()) for text in plain if len(text) > SHORTEST), app.config.html_title)
+    if len(text) > LONGEST:
+        text = text[:LONGEST].rsplit(" ", 1)[0] + " …"
+    title = unescape(re.sub("<[^>]+>", "", context.get("title", ""))) or app.config.html_title
+    tags = [("name", "description", text), ("property", "og:title", title), ("property", "og:description", text)]
+    lines = [f'<meta {kind}="{name}" content="{escape(content)}" />' for kind, name, content in tags]
+    context["metatags"] = "\n".join([context.get("metatags", ""), *lines])
 
-    A width makes Sphinx link them to their full size; so the box that scrolls can be reached by the keyboard, too.
-    """
-    for image in tree.findall(nodes.image):
-        file = Path(app.srcdir) / image["uri"]
-        if file.suffix == ".png" and file.exists() and PIL.Image.open(file).width >= WIDE:
-            image["classes"].append("wide")
-            image.setdefault("width", "100%")
+
+def is_plain_paragraph(node: nodes.Node) -> bool:
+    """Tell whether a node is a paragraph of a section that needs no formula."""
+    if not isinstance(node, nodes.paragraph) or not isinstance(node.parent, nodes.section):
+        return False
+    return not any(node.findall(lambda part: isinstance(part, nodes.math | nodes.math_block)))
 
 
 def set_buttons(app: Sphinx, config: Config) -> None:
@@ -90,7 +91,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the parts with Sphinx."""
     app.config.mathjax_path = "mathjax/tex-svg.js"
     app.connect("config-inited", set_buttons)
-    app.connect("doctree-read", tidy_proofs)
-    app.connect("doctree-resolved", mark_wide_figures)
+    app.connect("doctree-read", make_names_unique)
+    app.connect("html-page-context", describe)
     app.connect("build-finished", copy_mathjax)
+    app.add_js_file("reading.js", loading_method="defer")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from claims import (
+    CHECKS,
     DEVIATIONS,
     ROLES,
     Chapter,
@@ -102,6 +103,7 @@ class ChapterSections(SphinxDirective):
     def section(self, file: Path) -> list[nodes.Node]:
         """Return the section of one chapter, or nothing if there is nothing to say."""
         self.env.note_dependency(str(file))
+        self.env.note_dependency(str(CHECKS / f"{file.stem.replace('-', '_')}.py"))
         chapter = read_chapter(file)
         lines = self.lines(chapter)
         if not lines:

@@ -13,6 +13,9 @@ or a list of mappings, with
 * ``only``: one of the roles, where a cell has several but for this statement only this one.
 
 The tags ``check``, ``control`` and ``picture`` of the cell say what it does; a picture is a cell with a named figure.
+
+The work of a check or control may be done by functions ``check_...`` or ``control_...`` of the package ``checks`` that
+the cell calls. Their code, see ``check_calls``, then counts as part of the cell's.
 """
 
 from __future__ import annotations
@@ -28,11 +31,13 @@ from typing import Any
 
 import jupytext
 import yaml
+from check_calls import Call, calls_of, names_of
 from nbformat import NotebookNode
 
 ROLES = ("check", "control", "picture")
 PROVED = ("theorem", "lemma", "proposition", "corollary")
 KINDS = (*PROVED, "remark")
+CHECKS = Path(__file__).resolve().parent.parent / "checks"
 OWN = "book's own"
 DEVIATIONS = "Deviations from the paper"
 
@@ -57,8 +62,8 @@ class Statement:
 class Claim:
     """What one code cell has to do with one statement.
 
-    ``anchor`` is the name of the cell as a target of links. ``paper`` is None if nothing is said, and ``figure`` if the
-    cell has no named figure.
+    ``anchor`` is the name of the cell as a target of links, ``code`` its own code, and ``calls`` are those of checks or
+    controls that serve its role. ``paper`` is None if nothing is said, and ``figure`` if the cell has no named one.
     """
 
     label: str
@@ -69,11 +74,16 @@ class Claim:
     functions: tuple[str, ...]
     tests: tuple[str, ...]
     figure: str | None
+    calls: tuple[Call, ...]
+
+    def asserts(self) -> bool:
+        """Tell whether the cell, or a check or control that it calls, asserts anything."""
+        return any(ASSERTION.search(code) for code in (self.code, *(call.code or "" for call in self.calls)))
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """A chapter: its name, title, text, code, statements and claims, in the order of the page."""
+    """A chapter: its name, title, text, code with that of its checks, statements and claims, in the page's order."""
 
     name: str
     title: str
@@ -116,10 +126,10 @@ def anchors_of(cells: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
     return names
 
 
-def claims_of(cells: list[NotebookNode]) -> Iterator[Claim]:
-    """Yield the claims of the code cells of a chapter."""
+def claims_of(cells: list[NotebookNode], calls: list[list[Call]]) -> Iterator[Claim]:
+    """Yield the claims of the code cells of a chapter, of which the calls of checks and controls are known."""
     anchors = anchors_of(cell.metadata for cell in cells)
-    for cell, names in zip(cells, anchors, strict=True):
+    for cell, names, called in zip(cells, anchors, calls, strict=True):
         for label, role, entry in entries_of(cell.metadata):
             yield Claim(
                 label=label,
@@ -130,22 +140,26 @@ def claims_of(cells: list[NotebookNode]) -> Iterator[Claim]:
                 functions=tuple(as_list(entry.get("functions"))),
                 tests=tuple(as_list(entry.get("tests"))),
                 figure=cell.metadata.get("mystnb", {}).get("figure", {}).get("name"),
+                calls=tuple(call for call in called if call.name.startswith(f"{role}_")),
             )
 
 
-def parse_chapter(name: str, notebook: NotebookNode) -> Chapter:
-    """Find the statements and claims of a notebook."""
+def parse_chapter(name: str, notebook: NotebookNode, checks: Path = CHECKS) -> Chapter:
+    """Find the statements and claims of a notebook, whose checks are in a folder."""
     text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     found = [Statement(match["kind"], match["label"], match["title"].strip()) for match in STATEMENT.finditer(text)]
+    names = names_of(cell.source for cell in cells)
+    calls = [list(calls_of(cell.source, names, checks)) for cell in cells]
+    called = [call.code for call in dict.fromkeys(call for some in calls for call in some) if call.code]
     title = re.search(r"^# (.+)$", text, re.MULTILINE)
     return Chapter(
         name=name,
         title=title[1].strip() if title else name,
         text=text,
-        code="\n".join(cell.source for cell in cells),
+        code="\n".join([*(cell.source for cell in cells), *called]),
         statements=tuple(found),
-        claims=tuple(claims_of(cells)),
+        claims=tuple(claims_of(cells, calls)),
     )
 
 
@@ -196,8 +210,13 @@ def missing_cells(chapter: Chapter) -> Iterator[str]:
             claims = chapter.claims_on(statement.label, role)
             if not claims and statement.kind in PROVED:
                 yield f"{statement.label}: no {role}"
-            if role != "picture" and claims and not any(ASSERTION.search(claim.code) for claim in claims):
+            if role != "picture" and claims and not any(claim.asserts() for claim in claims):
                 yield f"{statement.label}: no assertion in its {role}"
+            for call in dict.fromkeys(call for claim in claims for call in claim.calls):
+                if call.code is None:
+                    yield f"{statement.label}: no function {call.name} in {call.module}.py"
+                elif not ASSERTION.search(call.code):
+                    yield f"{statement.label}: no assertion in {call.name}"
 
 
 def wrong_names(chapter: Chapter, library: Any, tests: set[str]) -> Iterator[str]:  # noqa: ANN401

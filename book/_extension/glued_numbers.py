@@ -1,0 +1,79 @@
+"""A small Sphinx extension: numbers that code glues into the text are set as a book sets them.
+
+``6e-10`` becomes 6·10 with the exponent raised, ``-0.3`` gets a true minus, ``-0.00`` loses its sign, and blanks around
+a number go. This holds for the role ``{glue:text}``, in paragraphs, tables and captions; anything else stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
+from sphinx.transforms.post_transforms import SphinxPostTransform
+
+GLUED = "pasted-text"
+MINUS = "\N{MINUS SIGN}"
+NUMBER = re.compile(
+    r"(?P<sign>(?<![\w.)])-)?(?<![\w.])(?P<digits>\d[\d,]*(?:\.\d+)?)(?:e(?P<exponent>[+-]?\d+))?(?![\w.]*\w)"
+)
+
+
+def parts_of(text: str) -> list[tuple[str, str]]:
+    """Return a text as pieces: pairs of what stands on the line and of the exponent after it, which may be empty."""
+    pieces, end = [], 0
+    text = text.strip()
+    for number in NUMBER.finditer(text):
+        digits, power = number["digits"], int(number["exponent"] or 0)
+        if not digits.strip("0.,"):
+            sign, power = "", 0
+        else:
+            sign = MINUS if number["sign"] else ""
+        if power:
+            digits = "10" if digits == "1" else f"{digits}·10"
+        pieces.append((text[end : number.start()] + sign + digits, str(power).replace("-", MINUS) if power else ""))
+        end = number.end()
+    return [*pieces, (text[end:], "")] if text[end:] else pieces
+
+
+def set_numbers(document: nodes.document) -> None:
+    """Rewrite what is glued into a page. To do so twice changes nothing more."""
+    for node in document.findall(nodes.inline):
+        if GLUED not in node["classes"] or len(node) != 1 or not isinstance(node[0], nodes.Text):
+            continue
+        children: list[nodes.Node] = []
+        for line, exponent in parts_of(node.astext()):
+            children.append(nodes.Text(line))
+            if exponent:
+                children.append(nodes.superscript("", exponent))
+        node.children = []
+        node.extend(children)
+
+
+class Numbers(SphinxTransform):
+    """Set what a page glues from its own cells."""
+
+    default_priority = 400
+
+    def apply(self, **options: object) -> None:
+        """Change the tree of one page."""
+        set_numbers(self.document)
+
+
+class NumbersOfOtherPages(SphinxPostTransform):
+    """Set what a page glues from another one: it is not known before."""
+
+    default_priority = 10  # after the values have come in
+
+    def run(self, **options: object) -> None:
+        """Change the tree of one page."""
+        set_numbers(self.document)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register both with Sphinx."""
+    app.add_transform(Numbers)
+    app.add_post_transform(NumbersOfOtherPages)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,68 @@
+// Small comforts of a page: wide formulas and tables, and contents that follow the reader.
+(() => {
+  "use strict";
+
+  const SMALLEST = 0.8; // of its usual size: a formula that needs less scrolls instead
+  const FORMULA = "div.math:not(:has(> .eqno)), div.math:has(> .eqno) > mjx-container"; // a number stays where it is
+  const WIDE = `${FORMULA}, .pst-scrollable-table-container, .cell_output .text_html`;
+
+  // A formula that is a little too wide becomes a little smaller.
+  const natural = new Map(); // the size of each drawing
+  const shrink = (box) => {
+    const formula = box.matches("mjx-container") ? box : box.querySelector(":scope > mjx-container");
+    const drawing = formula?.querySelector(":scope > svg");
+    if (!drawing || drawing.getAttribute("width").endsWith("%") || !box.clientWidth) return;
+    if (!natural.has(drawing)) natural.set(drawing, drawing.getBoundingClientRect());
+    const { width, height } = natural.get(drawing);
+    const scale = Math.max(SMALLEST, Math.min(1, (box.clientWidth - 1) / width));
+    drawing.style.width = scale < 1 ? `${scale * width}px` : "";
+    drawing.style.height = scale < 1 ? `${scale * height}px` : "";
+  };
+
+  // What is still too wide fades out where it goes on, and can be reached by the keyboard. Nothing else in a formula can.
+  const mark = (box) => {
+    const wide = box.scrollWidth > box.clientWidth + 1;
+    box.classList.toggle("goes-on", wide && box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
+    if (wide && !box.querySelector("a, button")) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  };
+  const scrolls = (box) => /auto|scroll/.test(getComputedStyle(box).overflowX);
+  const fit = (box) => {
+    if (!scrolls(box)) return;
+    shrink(box);
+    mark(box);
+  };
+  const watch = () => {
+    for (const formula of document.querySelectorAll(".bd-article mjx-container[tabindex]")) formula.removeAttribute("tabindex");
+    const sizes = new ResizeObserver((entries) => entries.forEach((entry) => fit(entry.target)));
+    for (const box of document.querySelectorAll(WIDE)) {
+      sizes.observe(box); // also when a fold opens
+      box.addEventListener("scroll", () => mark(box), { passive: true });
+    }
+  };
+
+  // The panels scroll to their active entries: the list of pages once, the contents of the page whenever they change.
+  const show = (entry, panel) => {
+    if (!entry || !panel) return;
+    const inner = entry.getBoundingClientRect();
+    const outer = panel.getBoundingClientRect();
+    if (inner.top < outer.top + 40 || inner.bottom > outer.bottom - 40)
+      panel.scrollTop += inner.top - outer.top - outer.height / 3;
+  };
+  const follow = () => {
+    const pages = document.querySelector(".bd-sidebar-primary");
+    show(pages?.querySelector("a.current.reference, li.current.active > a"), pages);
+    const contents = document.querySelector(".bd-sidebar-secondary");
+    if (!contents) return;
+    const again = () => show([...contents.querySelectorAll("a.nav-link.active")].pop(), contents);
+    new MutationObserver(again).observe(contents, { subtree: true, attributeFilter: ["class"] });
+    again();
+  };
+
+  const start = async () => {
+    follow();
+    await window.MathJax?.startup?.promise;
+    watch();
+  };
+  addEventListener("load", start);
+})();

@@ -1,0 +1,93 @@
+"""Tests of how numbers from code are set on a page."""
+
+from pathlib import Path
+
+import pytest
+import small_pages
+
+import benchmark_tables  # isort: skip  (small_pages shows the way to it)
+import glued_numbers  # isort: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("6e-10", "6·10^−10"),
+        ("-3.2e-07", "−3.2·10^−7"),
+        ("1e-10", "10^−10"),
+        ("1.0e-10", "1.0·10^−10"),
+        ("1e+08", "10^8"),
+        ("2.5e+00", "2.5"),
+        ("0e+00", "0"),
+        ("-0.0", "0.0"),
+        ("-0.00", "0.00"),
+        ("-0", "0"),
+        ("-0.0e+00", "0.0"),
+        (" 0.8", "0.8"),
+        ("-1.25", "−1.25"),
+        ("+1.25", "+1.25"),
+        ("3,600", "3,600"),
+        ("1/3", "1/3"),
+        ("12%", "12%"),
+        ("(0.9, -0.1)", "(0.9, −0.1)"),
+        ("0.4 (0.3\N{EN DASH}0.5)", "0.4 (0.3\N{EN DASH}0.5)"),
+        ("2 of 3", "2 of 3"),
+        ("3-5", "3-5"),
+        ("1e-3 to 2e-2", "10^−3 to 2·10^−2"),
+        ("no number", "no number"),
+        ("x-1", "x-1"),
+        ("v1.2.3", "v1.2.3"),
+        ("", ""),
+    ],
+)
+def test_a_number_is_set_as_in_a_book(text: str, expected: str) -> None:
+    parts = glued_numbers.parts_of(text)
+    assert "".join(line + (f"^{exponent}" if exponent else "") for line, exponent in parts) == expected
+
+
+PAGE = """\
+# A page
+
+```{code-cell} ipython3
+1
+```
+
+```{code-cell} ipython3
+---
+mystnb:
+  figure:
+    caption: The error is {glue:text}`small:.0e`.
+    name: fig-one
+---
+2
+```
+
+Off by {glue:text}`small:.0e`, or {glue:text}`low:.1f`. At s = {glue:text}`padded: .1f`.
+
+| error | shift |
+|:--|--:|
+| {glue:text}`small:.0e` | {glue:text}`nothing:.2f` |
+
+`-0.0 6e-10` stays.
+"""
+
+
+def test_numbers_of_code_are_set_in_text_tables_and_captions(tmp_path: Path) -> None:
+    values = small_pages.glued(small=6.1e-10, low=-2.5, padded=0.8, nothing=-1e-9)
+    page = small_pages.build(tmp_path, PAGE, {0: values, 1: [small_pages.png()]}, extensions=("glued_numbers",))
+    number = "6·10<sup>−10</sup>"
+    assert number in str(page.find("figcaption"))
+    html = page.decode()
+    assert html.count(number) == 3
+    assert 'or <span class="pasted-text">−2.5</span>. At s = <span class="pasted-text">0.8</span>.' in html
+    assert [cell.get_text() for cell in page.find_all("td")] == ["6·10−10", "0.00"]
+    assert "-0.0" in page.find("code").get_text()
+    assert "6e-10" in page.find("code").get_text()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(3.2e-7, "3.2·10{sup}`−7`"), (0.0, "0.00"), (12.0, "12.0"), (2345.6, "2,346"), (7, "7"), (True, "yes")],
+)
+def test_tables_of_benchmarks_have_no_computer_notation(value: object, expected: str) -> None:
+    assert benchmark_tables.as_text(value) == expected

@@ -1,0 +1,153 @@
+"""Tests of the small comforts of a page in a browser: wide formulas and tables, tab stops, contents that follow."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import browsing
+import pytest
+import small_pages
+from playwright.sync_api import Browser, Page
+
+pytestmark = browsing.needs_browser
+
+TERMS = " + ".join(f"x_{{{number}}}" for number in range(16))
+WORDS = " | ".join("unbreakable" * 3 for _ in range(8))
+PAGE = f"""\
+# A page with formulas
+
+In the line $x^2$.
+
+$$ {" + ".join(f"x_{{{number}}}" for number in range(5))} $$
+
+$$ {TERMS} $$
+
+$$ {TERMS} $$ (eq-wide)
+
+$$ {" + ".join(f"x_{{{number}}}" for number in range(9))} $$
+
+| {" | ".join("abcdefgh")} |
+|{":--|" * 8}
+| {WORDS} |
+
+## ▸ Folded
+
+$$ {TERMS} $$
+
+""" + "".join(f"\n## Section {number}\n\n" + "A line of text.\n\n" * 20 for number in range(40))
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("themed")
+    small_pages.build(folder, PAGE, extensions=("book_setup",), theme="sphinx_book_theme")
+    with browsing.serve_folder(folder / "html") as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with browsing.launched() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """The page on a phone, with its formulas set."""
+    context = browser.new_context(viewport={"width": 390, "height": 800}, reduced_motion="reduce")
+    page = context.new_page()
+    browsing.open_page(page, f"{address}/index.html")
+    page.wait_for_function("document.querySelector('.goes-on')")
+    yield page
+    context.close()
+
+
+def boxes(page: Page) -> list[dict]:
+    """What the display formulas are like, in their order; one with a number scrolls beside it.
+
+    The size is that of the whole formula, relative to the usual one.
+    """
+    return page.evaluate(
+        """() => [...document.querySelectorAll(".bd-article div.math")].map((e) => {
+            const box = e.querySelector(".eqno") ? e.querySelector("mjx-container") : e;
+            const drawing = e.querySelector("mjx-container > svg");
+            const now = drawing.getBoundingClientRect();
+            const set = drawing.style.cssText;
+            drawing.style.width = drawing.style.height = "";
+            const usual = drawing.getBoundingClientRect();
+            drawing.style.cssText = set;
+            const size = now.height ? [now.width / usual.width, now.height / usual.height] : [1, 1];
+            return {cut: box.classList.contains("goes-on"), tab: box.tabIndex >= 0, size};
+        })"""
+    )
+
+
+def test_only_what_scrolls_is_a_tab_stop(page: Page) -> None:
+    narrow, wide, numbered, nearly, folded = boxes(page)
+    assert narrow == {"cut": False, "tab": False, "size": [1, 1]}
+    for box in (wide, numbered):
+        assert box["size"] == pytest.approx([0.8, 0.8], abs=0.01)
+        assert box["cut"]
+        assert box["tab"]
+    assert 0.8 < nearly["size"][0] < 1
+    assert nearly["size"][1] == pytest.approx(nearly["size"][0], abs=0.01)
+    assert not nearly["cut"]
+    assert not nearly["tab"]
+    assert not folded["cut"], "nobody has seen it yet"
+    assert page.evaluate("document.querySelector('p mjx-container').tabIndex") == -1
+
+
+def test_a_formula_in_a_fold_is_fitted_when_the_fold_opens(page: Page) -> None:
+    page.locator("details.fold > summary").click()
+    page.wait_for_function("document.querySelectorAll('details .goes-on').length === 1")
+
+
+def test_the_end_of_a_formula_does_not_fade(page: Page) -> None:
+    page.evaluate("document.querySelectorAll('div.math')[1].scrollLeft = 10000")
+    page.wait_for_function("!document.querySelectorAll('div.math')[1].classList.contains('goes-on')")
+    assert boxes(page)[1]["tab"]
+
+
+def test_a_wide_table_scrolls_with_a_cue(page: Page) -> None:
+    table = page.locator(".pst-scrollable-table-container")
+    assert "goes-on" in table.get_attribute("class")
+    assert table.evaluate("e => e.tabIndex") == 0
+
+
+def test_nothing_fades_where_there_is_room(page: Page) -> None:
+    page.set_viewport_size({"width": 2400, "height": 800})
+    page.wait_for_function("document.querySelectorAll('div.math.goes-on').length === 0")
+    assert all(box["size"] == pytest.approx([1, 1], abs=0.03) for box in boxes(page)[:4])
+
+
+def test_the_contents_follow_the_reader(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 600}, reduced_motion="reduce")
+    page = context.new_page()
+    browsing.open_page(page, f"{address}/index.html#section-35")
+    page.wait_for_function(
+        """() => {
+            const panel = document.querySelector(".bd-sidebar-secondary").getBoundingClientRect();
+            const active = [...document.querySelectorAll(".bd-sidebar-secondary a.nav-link.active")].pop();
+            const entry = active?.getBoundingClientRect();
+            return entry && entry.top >= panel.top && entry.bottom <= panel.bottom;
+        }"""
+    )
+    context.close()
+
+
+def test_a_page_describes_itself(tmp_path: Path) -> None:
+    text = """\
+# A *title* & more
+
+Short.
+
+With $x$ this paragraph has a formula, and so it is not taken, although it would be long enough to describe the page.
+
+"""
+    text += "This one has none & is *long* enough, " * 9
+    html = small_pages.build(tmp_path, text, extensions=("book_setup",), theme="sphinx_book_theme")
+    described = html.find("meta", attrs={"name": "description"})["content"]
+    assert described.startswith("This one has none & is long enough, This")
+    assert described.endswith(" …")
+    assert len(described) <= 202
+    assert html.find("meta", property="og:title")["content"] == "A title & more"
+    assert html.find("meta", property="og:description")["content"] == described
