@@ -199,7 +199,7 @@ def control_noise() -> Numbers:
     kernel = deviation(squares, over_range)
     assert min(not_white, not_zero, kernel) > 2 * STANDARD_ERRORS
     assert deviation(squares, over_range + lost) < STANDARD_ERRORS
-    return {"not_white": not_white, "not_zero": not_zero, "kernel": kernel}
+    return {"not_white": not_white, "not_zero": not_zero, "kernel": kernel, "least": min(not_white, not_zero, kernel)}
 
 
 def check_data() -> Numbers:
