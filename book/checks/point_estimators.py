@@ -448,7 +448,7 @@ def collision_of_student(second: float) -> tuple[float, float]:
     def mean(z: float) -> float:
         return float(mean_for(student_noise, torch.tensor([[z]], dtype=torch.float64)))
 
-    common, low, high = mean(second), 0.0, 1.0  # the posterior mean rises on [0, 1]
+    common, low, high = mean(second), 0.0, 2.0  # it rises up to 2
     for _ in range(60):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if mean(middle) < common else (low, middle)
