@@ -295,6 +295,46 @@ def relative_errors(problem: LinearProblem, prior: GaussianMixture, uniform: Ten
     return {name: float((1 + rms(f - moments.mean) ** 2 / least).sqrt()) for name, f in estimates.items()}
 
 
+def pythagoras(count: int) -> tuple[list[float], list[float]]:
+    """Return mean squared errors of maps, and their mean squared distances to the posterior mean, for `joint`.
+
+    First `count` random blends of its four estimators with waves added, then the four.
+    """
+    law, generator = joint(), seeded(30)
+    maps = torch.stack(list(law.estimators.values()), dim=1)  # (Z, 4)
+    blends = torch.rand(count, 4, dtype=torch.float64, generator=generator)
+    pitch, height = torch.rand(2, count, dtype=torch.float64, generator=generator)
+    waves = 0.6 * height * torch.sin((1 + 4 * pitch) * law.z)
+    guesses = torch.cat([maps @ (blends / blends.sum(-1, keepdim=True)).mT + waves, maps], dim=1)
+    return [law.error(guess) for guess in guesses.mT], [law.distance(guess) for guess in guesses.mT]
+
+
+def cost_of_the_choice(levels: Tensor) -> dict[str, dict[str, list[float]]]:
+    """Return the relative errors of naive inverse, affine and MAP estimate, for `GEOMETRIES`, over noise levels."""
+    uniform = invlib.quasi_uniform(512, 3, seed=0)
+    rows = {name: [relative_errors(*geometry(name, at), uniform) for at in levels.tolist()] for name in GEOMETRIES}
+    return {
+        kind: {name: [row[kind] for row in rows[name]] for name in GEOMETRIES} for kind in ("naive", "affine", "map")
+    }
+
+
+def distances(levels: Tensor, samples: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    """Return root mean squares, each (L, samples), over data of the two bumps in the plane, for A = Id.
+
+    Of the distance of both estimators, of its leading term, and of the step from the datum to the posterior mean.
+    """
+    rows, bumps = [], testproblems.two_bumps()
+    for level in levels.tolist():
+        problem = LinearProblem(torch.eye(2), level)
+        law = invlib.data_distribution(problem, bumps)
+        for seed in range(samples):
+            z = invlib.quasi_sample(law, 512, seed=seed)
+            mean, mode = invlib.posterior_mean(problem, bumps, z), invlib.map_estimate(problem, bumps, z)
+            rows.append(torch.stack([rms(mode - mean), rms(leading_term(problem, bumps, z)), rms(mean - z)]))
+    gaps, leading, moved = torch.stack(rows).reshape(len(levels), samples, 3).unbind(-1)
+    return gaps, leading, moved
+
+
 def leading_term(problem: LinearProblem, prior: GaussianMixture, z: Tensor) -> Tensor:
     """Return delta^4 / 2 times the gradient of the Laplacian of log p_X, (B, n), for z of shape (B, n)."""
 
@@ -339,6 +379,15 @@ def check_pe_map() -> Numbers:
     assert float(invlib.map_curvature(problem, prior, modes).min()) > -1e-9
     assert bool(((modes - others).norm(dim=-1) <= square.sqrt() / c + 1e-12).all())
     return {"residual": residual, "curvature": c}
+
+
+def newton(z: Tensor) -> Tensor:
+    """Return what plain Newton steps for the normal equation of `LINE` reach from x = z, (B, 1): no safeguard."""
+    x = z.clone()
+    for _ in range(60):
+        slope = 1 - LINE.noise_std**2 * LINE_PRIOR.hessian(x)[..., 0]
+        x = x - (normal_map(LINE, LINE_PRIOR, x) - z) / slope
+    return x
 
 
 def control_pe_map() -> Numbers:
