@@ -427,13 +427,11 @@ def check_pe_lambda() -> Numbers:
         projection, delta2 = range_basis(problem).mT @ range_basis(problem), problem.noise_std**2
         for z in draw_data(problem, prior, 3, generator):
             covariance = invlib.posterior_covariance(problem, prior, z)
-            gradient, hessian = (
-                derivative(lambda q, p=problem, r=prior: soft_maximum(p, r, q))(z)
-                for derivative in (torch.func.grad, torch.func.hessian)
-            )
+            gradient = torch.func.grad(lambda q, p=problem, r=prior: soft_maximum(p, r, q))
+            hessian = torch.func.jacrev(gradient)(z)
             jacobian = torch.func.jacrev(lambda q, p=problem, r=prior: invlib.posterior_mean(p, r, q))(z)
             errors += [
-                gradient - invlib.posterior_mean(problem, prior, z),
+                gradient(z) - invlib.posterior_mean(problem, prior, z),
                 hessian - covariance / delta2,
                 jacobian - covariance @ projection / delta2,
             ]
