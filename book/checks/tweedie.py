@@ -226,7 +226,7 @@ def laplace_gap(d: Tensor, signal: Tensor, noise: LogNoise, covariance: Tensor) 
 def residual_power(problem: LinearProblem, y: Tensor) -> Tensor:
     """Return |y - Py|^2 / (m - r), (...), with the projection P onto the range of A."""
     left = torch.linalg.svd(problem.operator).U[:, : problem.rank]
-    across = y - y @ left @ left.mT
+    across: Tensor = y - y @ left @ left.mT
     return across.square().sum(-1) / (len(problem.operator) - problem.rank)
 
 
@@ -872,11 +872,11 @@ GEOMETRIES = {
 }
 """Priors on the line for the experiment."""
 
-CENTRES = column(-5.99, 5.99, 600)[:, 0]
+CENTRES = column(-4.49, 4.49, 450)[:, 0]
 """The middles of cells of width 0.02, far below the width of every kernel."""
 
-WIDTHS = [0.08 * 1.2**k for k in range(11)]
-"""The widths among which a rule chooses, 0.08 to 0.5."""
+WIDTHS = [0.1 + 0.025 * k for k in range(9)]
+"""The widths among which a rule chooses, for 1,000 samples."""
 
 
 @dataclass(frozen=True)
@@ -907,13 +907,13 @@ def line_truth(name: str) -> Line:
 
 
 def sample_counts(name: str, count: int, seed: int) -> Tensor:
-    """Return how many of so many samples of y fall into each cell, (600,)."""
+    """Return how many of so many samples of y fall into each cell, (450,)."""
     samples = measured(PUZZLE, GEOMETRIES[name], count, seeded(seed))
-    return torch.histc(samples, bins=len(CENTRES), min=-6, max=6)
+    return torch.histc(samples, bins=len(CENTRES), min=-4.5, max=4.5)
 
 
 def kernel_fit(counts: Tensor, width: float, leave_out: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Return f = (log p)', f' and log p (without constants) of a kernel estimate on the cells, (600,) each.
+    """Return f = (log p)', f' and log p (without constants) of a kernel estimate on the cells, (450,) each.
 
     Args:
         counts: samples in each cell.
@@ -938,17 +938,23 @@ def estimated_risk(counts: Tensor, width: float) -> float:
     return delta2 + delta2**2 * float(counts[counts > 0] @ terms / counts.sum())
 
 
-def empirical_mean(counts: Tensor) -> Tensor:
-    """Return the estimate of the posterior mean on the cells, with the width of the least estimated risk, (600,)."""
-    width = min(WIDTHS, key=lambda width: estimated_risk(counts, width))
+def rule_of_thumb(count: int) -> float:
+    """Return the width of the kernel for so many samples; it knows the noise level only."""
+    return math.sqrt(2) * PUZZLE.noise_std * math.pow(4 / (5 * count), 1 / 7)
+
+
+def empirical_mean(counts: Tensor, width: float) -> Tensor:
+    """Return the estimate of the posterior mean on the cells, (450,)."""
     return CENTRES + PUZZLE.noise_std**2 * kernel_fit(counts, width)[0]
 
 
 def experiment(name: str, sizes: list[int], seeds: int) -> Tensor:
     """Return the errors against the truth, (sizes, seeds)."""
-    truth = line_truth(name)
-    errors = [[truth.error(empirical_mean(sample_counts(name, size, seed))) for seed in range(seeds)] for size in sizes]
-    return torch.tensor(errors, dtype=torch.float64)
+
+    def error(size: int, seed: int) -> float:
+        return line_truth(name).error(empirical_mean(sample_counts(name, size, seed), rule_of_thumb(size)))
+
+    return torch.tensor([[error(size, seed) for seed in range(seeds)] for size in sizes], dtype=torch.float64)
 
 
 def baselines(name: str) -> dict[str, float]:
