@@ -644,6 +644,43 @@ def control_dv_kinks() -> Numbers:
     return {"left": left, "right": right}
 
 
+# Descent for the position of one kink: the prior is N(0, 1), and phi_b(x) = x + activation(x - b) / 2
+
+
+def rounded(u: Tensor, width: float = 0.3) -> Tensor:
+    """Return a rounded ReLU."""
+    return 0.5 * (u + torch.sqrt(u**2 + width**2))
+
+
+def kink_loss(b: Tensor, weight: float = 0.5, strength: float = 0.45) -> Tensor:
+    """Return the loss of a ReLU bend, by hand, with the constant left out."""
+    tail, density = torch.special.ndtr(-b), torch.exp(-(b**2) / 2) / math.sqrt(2 * math.pi)
+    second = (1 + b**2) * tail - b * density  # E max(x - b, 0)^2
+    return 0.5 * weight**2 * second - strength**2 * weight * tail
+
+
+def bend_loss(activation: Map, b: Tensor, x: Tensor, w: Tensor, weight: float = 0.5, strength: float = 0.45) -> Tensor:
+    """Return the loss of a bend from points and weights, with automatic slopes that can be differentiated in b."""
+    slope = torch.vmap(torch.func.grad(activation))(x - b)
+    return w @ (0.5 * weight**2 * activation(x - b) ** 2 - strength**2 * weight * slope)
+
+
+def descend(activation: Map | None, start: float, steps: int = 300, batch: int = 512) -> Tensor:
+    """Return the positions of gradient descent for b, with the exact gradient for None, else with fresh batches."""
+    generator, b, path = seeded(8), torch.tensor(start, dtype=torch.float64), []
+    w = torch.full((batch,), 1 / batch, dtype=torch.float64)
+    for _ in range(steps):
+        path.append(b)
+        leaf = b.clone().requires_grad_()
+        if activation is None:
+            loss = kink_loss(leaf)
+        else:
+            x = torch.randn(batch, dtype=torch.float64, generator=generator)
+            loss = bend_loss(activation, leaf, x, w)
+        b = b - torch.autograd.grad(loss, leaf)[0]
+    return torch.stack(path)
+
+
 # The fold
 
 FOLD_PRIOR = GaussianMixture([0.7, 0.3], [[-0.8], [0.9]], [[[0.25**2]], [[0.35**2]]])
@@ -1033,3 +1070,80 @@ def control_rn_hutchinson() -> Numbers:
     equal = float((torch.ones(5).double() @ matrix) @ torch.ones(5).double())
     assert min(abs(0.25 * total), abs(equal - trace)) > 1e-3
     return {"lifted": abs(lifted - trace), "equal": abs(equal - trace)}
+
+
+# The experiment
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one network is trained for.
+
+    Attributes:
+        prior: the distribution of x.
+        problem: the problem.
+        strength: of the divergence term.
+    """
+
+    prior: GaussianMixture
+    problem: LinearProblem
+    strength: float
+
+    def naive(self, z: Tensor) -> Tensor:
+        """Return H^{-1} z, (B, n)."""
+        return torch.linalg.solve(self.problem.normal_operator, z.mT).mT
+
+    def wiener(self, z: Tensor) -> Tensor:
+        """Return the affine map with the least mean squared error, for the noise level of the data."""
+        noise2, inverse = self.problem.noise_std**2, torch.linalg.inv(self.prior.covariance)
+        shifted = z + noise2 * inverse @ self.prior.mean
+        return torch.linalg.solve(self.problem.normal_operator + noise2 * inverse, shifted.mT).mT
+
+
+def bumps(weight: float = 0.5, scale: float = 1.0) -> GaussianMixture:
+    """Return the book's two bumps with another weight of the first one, or with means that are farther apart."""
+    usual = testproblems.two_bumps([0.8 * scale, 0.5 * scale])
+    return GaussianMixture([weight, 1 - weight], usual.means, usual.covariances)
+
+
+def member(net: IResNet, index: int) -> IResNet:
+    """Return one member of an ensemble, in double precision."""
+    alone = IResNet(net.dim, dtype=torch.float64).requires_grad_(False)
+    for mine, shared in zip(alone.parameters(), net.parameters(), strict=True):
+        mine.copy_(shared.detach()[index : index + 1])
+    return alone
+
+
+def excess_and_distance(net: IResNet, case: Case, step: float) -> tuple[float, float]:
+    """Return L - L* and half the mean square distance to phi*, by sums over a square lattice.
+
+    The first uses values and divergence of the network, and of the score only its mean square; the second the score at
+    every point, and no divergence.
+    """
+    points, weights = quadrature(case.prior, 5.4, step, smallest=1e-12 * step**2)
+    loss = distance = fisher = 0.0
+    for x, w in zip(points.split(8000), weights.split(8000), strict=True):
+        score, (value, divergence) = case.prior.score(x), net.forward_and_divergence(x)
+        misfit = value - x @ case.problem.normal_operator
+        loss += 0.5 * float(mean_square(misfit, w)) - case.strength**2 * float(w @ divergence)
+        distance += 0.5 * float(mean_square(misfit + case.strength**2 * score, w))
+        fisher += float(mean_square(score, w))
+    noise = 0.5 * case.problem.noise_std**2 * float(case.problem.normal_operator.trace())
+    return loss + noise - optimal_value(case.problem, case.strength, fisher), distance
+
+
+def settled(net: IResNet, case: Case, share: float, step: float = 0.1, finest: float = 0.01) -> tuple[float, float]:
+    """Return excess and distance once halving the step moves neither by more than `share` of the distance.
+
+    The bends of a trained network are narrow, and a coarse lattice steps over them.
+
+    Raises:
+        RuntimeError: if the finest lattice is still too coarse.
+    """
+    now = excess_and_distance(net, case, step)
+    while step > finest:
+        before, step = now, 0.5 * step
+        now = excess_and_distance(net, case, step)
+        if max(abs(a - b) for a, b in zip(now, before, strict=True)) < share * now[1]:
+            return now
+    raise RuntimeError("a network bends more sharply than the finest lattice sees")
