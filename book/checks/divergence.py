@@ -14,7 +14,7 @@ from scipy import optimize, signal
 from torch import Tensor
 
 import invlib
-from checks.tools import column, quadrature, random_prior, random_problem, rms, seeded
+from checks.tools import column, quadrature, random_prior, random_problem, seeded
 from invlib import GaussianMixture, IResNet, LinearProblem, testproblems
 from invlib.activations import smooth_abs
 
@@ -346,7 +346,9 @@ def least_curvature(problem: LinearProblem, prior: GaussianMixture, strength: fl
     return float(torch.linalg.eigvalsh(problem.normal_operator - strength**2 * hessian)[0])
 
 
-def round_trip(problem: LinearProblem, prior: GaussianMixture, strength: float, nodes: Tensor, starts: Tensor) -> Tensor:
+def round_trip(
+    problem: LinearProblem, prior: GaussianMixture, strength: float, nodes: Tensor, starts: Tensor
+) -> Tensor:
     """Return |x - argmax_z p(. | z)| for z = phi*(x), (S,), where x is nodes[starts]; the maximum is over the nodes.
 
     Only values of the posterior density are compared: no gradient, no Newton's method.
@@ -355,7 +357,8 @@ def round_trip(problem: LinearProblem, prior: GaussianMixture, strength: float, 
     misfit = 0.5 * problem.forward(nodes).square().sum(-1)
     height = prior.log_prob(nodes) - misfit / problem.noise_std**2  # of the posterior at z = 0
     best = torch.stack([(height + nodes @ each / problem.noise_std**2).argmax() for each in z])
-    return (nodes[best] - nodes[starts]).norm(dim=-1)
+    miss: Tensor = (nodes[best] - nodes[starts]).norm(dim=-1)
+    return miss
 
 
 def lattice(dim: int) -> Tensor:
@@ -425,9 +428,7 @@ def critical_noise(prior: GaussianMixture, epsilon: float, angle: float) -> floa
 # The bound at every datum
 
 
-def gradient_and_hessian(
-    problem: LinearProblem, prior: GaussianMixture, x: Tensor, z: Tensor
-) -> tuple[Tensor, Tensor]:
+def gradient_and_hessian(problem: LinearProblem, prior: GaussianMixture, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradient and the Hessian of J_z at x, (..., n) and (..., n, n)."""
     gradient = optimal_map(problem, prior, problem.noise_std, x) - z
     return gradient, problem.normal_operator - problem.noise_std**2 * prior.hessian(x)
@@ -436,7 +437,8 @@ def gradient_and_hessian(
 def newton_step(problem: LinearProblem, prior: GaussianMixture, x: Tensor, z: Tensor) -> Tensor:
     """Return the step of Newton's method for the gradient of J_z, (..., n)."""
     gradient, hessian = gradient_and_hessian(problem, prior, x, z)
-    return -torch.linalg.solve(hessian, gradient.unsqueeze(-1)).squeeze(-1)
+    step: Tensor = torch.linalg.solve(hessian, gradient.unsqueeze(-1)).squeeze(-1)
+    return -step
 
 
 def check_dv_bound() -> Numbers:
@@ -656,13 +658,15 @@ def kink_loss(b: Tensor, weight: float = 0.5, strength: float = 0.45) -> Tensor:
     """Return the loss of a ReLU bend, by hand, with the constant left out."""
     tail, density = torch.special.ndtr(-b), torch.exp(-(b**2) / 2) / math.sqrt(2 * math.pi)
     second = (1 + b**2) * tail - b * density  # E max(x - b, 0)^2
-    return 0.5 * weight**2 * second - strength**2 * weight * tail
+    loss: Tensor = 0.5 * weight**2 * second - strength**2 * weight * tail
+    return loss
 
 
 def bend_loss(activation: Map, b: Tensor, x: Tensor, w: Tensor, weight: float = 0.5, strength: float = 0.45) -> Tensor:
     """Return the loss of a bend from points and weights, with automatic slopes that can be differentiated in b."""
     slope = torch.vmap(torch.func.grad(activation))(x - b)
-    return w @ (0.5 * weight**2 * activation(x - b) ** 2 - strength**2 * weight * slope)
+    loss: Tensor = w @ (0.5 * weight**2 * activation(x - b) ** 2 - strength**2 * weight * slope)
+    return loss
 
 
 def descend(activation: Map | None, start: float, steps: int = 300, batch: int = 512) -> Tensor:
@@ -899,7 +903,8 @@ def phase_of(first: Tensor) -> Tensor:
     """Return c(x_1), which runs through most of (-1/2, 1/2) in the flat piece."""
     low, high = teeth()["flat"]
     t = (2 * first - low - high) / (high - low)
-    return t / (t**2 + 0.25).sqrt() / 2
+    phase: Tensor = t / (t**2 + 0.25).sqrt() / 2
+    return phase
 
 
 def correction(phase: Tensor) -> Tensor:
@@ -1091,13 +1096,15 @@ class Case:
 
     def naive(self, z: Tensor) -> Tensor:
         """Return H^{-1} z, (B, n)."""
-        return torch.linalg.solve(self.problem.normal_operator, z.mT).mT
+        x: Tensor = torch.linalg.solve(self.problem.normal_operator, z.mT).mT
+        return x
 
     def wiener(self, z: Tensor) -> Tensor:
         """Return the affine map with the least mean squared error, for the noise level of the data."""
         noise2, inverse = self.problem.noise_std**2, torch.linalg.inv(self.prior.covariance)
         shifted = z + noise2 * inverse @ self.prior.mean
-        return torch.linalg.solve(self.problem.normal_operator + noise2 * inverse, shifted.mT).mT
+        x: Tensor = torch.linalg.solve(self.problem.normal_operator + noise2 * inverse, shifted.mT).mT
+        return x
 
 
 def bumps(weight: float = 0.5, scale: float = 1.0) -> GaussianMixture:
