@@ -389,7 +389,7 @@ def test_gradients_in_z_and_parameters_equal_finite_differences(members):
         assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-6, abs=1e-6)
 
 
-def test_gradient_is_second_order_accurate_at_a_loose_tolerance():
+def test_the_attached_step_makes_the_value_second_order_accurate():
     """The attached Newton step corrects the value too: at tol = 1e-4 the returned point is far better than that."""
     net = saturated(2, 0.9)
     x = oracles.randn(100, 2, seed=29)
