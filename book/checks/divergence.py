@@ -14,7 +14,7 @@ from scipy import optimize, signal
 from torch import Tensor
 
 import invlib
-from checks.tools import column, quadrature, random_prior, random_problem, seeded
+from checks.tools import column, quadrature, random_prior, random_problem, rms, seeded
 from invlib import GaussianMixture, IResNet, LinearProblem, testproblems
 from invlib.activations import smooth_abs
 
@@ -561,10 +561,80 @@ def control_dv_score() -> Numbers:
     return {"edge": abs(loss - second)}
 
 
-# Kinks
+# The puzzle
 
 LINE_BUMPS = GaussianMixture([0.5, 0.5], [[0.94], [-0.94]], [[[0.59**2]], [[0.59**2]]])
 """The prior of the puzzle: the line through the two bumps of the plane."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A map x + factor g(x) on the line with H = 1, with the factor that is best for it.
+
+    Attributes:
+        g: a direction at the points of `line`.
+        slope: its derivative.
+        strength: of the divergence term.
+    """
+
+    g: Tensor
+    slope: Tensor
+    strength: float = 0.45
+
+    def loss(self, factor: float) -> float:
+        """Return the loss, without the constant of the noise."""
+        _, w = line()
+        return float(w @ (0.5 * (factor * self.g) ** 2 - self.strength**2 * (1 + factor * self.slope)))
+
+    def best(self) -> float:
+        """Return the best factor."""
+        _, w = line()
+        return self.strength**2 * float(w @ self.slope) / float(w @ self.g**2)
+
+    def gain(self) -> float:
+        """Return by how much the loss falls."""
+        return self.loss(0.0) - self.loss(self.best())
+
+
+@cache
+def line() -> tuple[Tensor, Tensor]:
+    """Return numbers on the line, and their weights under the prior of the puzzle."""
+    x = column(-7.0, 7.0, 14_001)
+    w = LINE_BUMPS.log_prob(x).exp() * 1e-3
+    assert abs(float(w.sum()) - 1) < 1e-12
+    return x[:, 0], w
+
+
+def line_scores() -> tuple[Tensor, Tensor]:
+    """Return the score of the puzzle's prior and its derivative, at the points of `line`."""
+    x = line()[0][:, None]
+    return LINE_BUMPS.score(x)[:, 0], LINE_BUMPS.hessian(x)[:, 0, 0]
+
+
+def strength_excess(noise: float, strength: float, law: GaussianMixture = LINE_BUMPS) -> float:
+    """Return E (f(z) - x_PM(z))^2 on the line, H = 1, for the inverse f of phi*; z = phi*(x) is the variable."""
+    one, x = LinearProblem([[1.0]], noise), column(-7.0, 7.0, 1401)
+    z = optimal_map(one, law, strength, x)
+    steep = 1 - strength**2 * law.hessian(x)[:, 0, 0]
+    assert (steep > 0).all()  # phi* is invertible
+    density = invlib.data_distribution(one, law).log_prob(z).exp()
+    gap = (x - invlib.posterior_mean(one, law, z))[:, 0]
+    return 0.01 * float((density * steep) @ gap**2)
+
+
+def best_strength(noise: float) -> tuple[float, float]:
+    """Return the strength with the least mean squared error for the puzzle's prior, and the share of excess left."""
+    plain = strength_excess(noise, noise)
+    found = optimize.minimize_scalar(
+        lambda strength: strength_excess(noise, strength) / plain,
+        bounds=(0.5 * noise, 1.05 * noise),
+        method="bounded",
+        options={"xatol": 1e-6 * noise},
+    )
+    return float(found.x), float(found.fun)
+
+
+# Kinks
 
 ACTIVATIONS: dict[str, tuple[Map, float]] = {
     "relu": (torch.relu, 1.0),
@@ -683,6 +753,35 @@ def descend(activation: Map | None, start: float, steps: int = 300, batch: int =
             loss = bend_loss(activation, leaf, x, w)
         b = b - torch.autograd.grad(loss, leaf)[0]
     return torch.stack(path)
+
+
+def layer_losses(log_density: Map, heights: Tensor, strength: float = 0.45) -> Tensor:
+    """Return the losses of x + M r(x), where r climbs from 0 to 1 in a layer of width M^-2 at x = 1; H = 1, no noise.
+
+    Midpoints of cells of width 4e-5: at M = 8 the layer holds 390 of them, of which one may be counted wrongly.
+    """
+    x = midpoints(8.0, 4e-5)
+    w = log_density(x).exp()
+    losses = []
+    for height in heights:
+        ramp = ((x - 1) * height**2 + 1).clamp(0, 1)
+        slope = height**3 * ((ramp > 0) & (ramp < 1))
+        losses.append(w @ (0.5 * (height * ramp) ** 2 - strength**2 * (1 + slope)) / w.sum())
+    return torch.stack(losses)
+
+
+def kink_descents() -> tuple[dict[str, Tensor], float, float]:
+    """Return the paths of three descents from the best kink, its position, and the best one of the rounded ReLU."""
+    places = torch.linspace(-1, 2, 301, dtype=torch.float64)
+    x = midpoints(7.0, 2e-3)
+    w = 2e-3 * torch.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
+    for b in (-1.0, 0.5, 2.0):  # by hand against quadrature
+        place = torch.tensor(b, dtype=torch.float64)
+        assert abs(bend_loss(torch.relu, place, x, w) - kink_loss(place)) < 1e-5
+    best = float(places[kink_loss(places).argmin()])
+    own = float(places[torch.stack([bend_loss(rounded, b, x, w) for b in places]).argmin()])
+    kinds = {"ReLU, sample path": torch.relu, "ReLU, exact": None, "rounded, sample path": rounded}
+    return {name: descend(activation, best) for name, activation in kinds.items()}, best, own
 
 
 # The fold
@@ -1105,6 +1204,39 @@ class Case:
         shifted = z + noise2 * inverse @ self.prior.mean
         x: Tensor = torch.linalg.solve(self.problem.normal_operator + noise2 * inverse, shifted.mT).mT
         return x
+
+    def data(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return fresh pairs of the unknown and its data, (B, n) each."""
+        truth = self.prior.sample(count, generator=generator)
+        return truth, self.problem.normal_data(self.problem.measure(truth, generator=generator))
+
+    def errors(self, nets: list[IResNet], count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return root mean square errors of all estimators against the truth, for fresh data; of networks, the worst.
+
+        Also `to_map`, the distance of the worst network to the MAP estimate, and `apart`, that of MAP and mean.
+        """
+        truth, z = self.data(count, generator)
+        exact = invlib.map_estimate(self.problem, self.prior, z)
+        mean = invlib.posterior_mean(self.problem, self.prior, z)
+        found = [net.inverse(z) for net in nets]
+        return {
+            "naive": rms(self.naive(z) - truth),
+            "wiener": rms(self.wiener(z) - truth),
+            "network": torch.stack([rms(x - truth) for x in found]).max(),
+            "map": rms(exact - truth),
+            "mean": rms(mean - truth),
+            "to_map": torch.stack([rms(x - exact) for x in found]).max(),
+            "apart": rms(exact - mean),
+        }
+
+    def certificate(self, x: Tensor, z: Tensor) -> Tensor:
+        """Return the length of the gradient of J_z at x over c, (B,)."""
+        gradient, _ = gradient_and_hessian(self.problem, self.prior, x, z)
+        return gradient.norm(dim=-1) / self.curvature()
+
+    def curvature(self) -> float:
+        """Return a valid c."""
+        return least_curvature(self.problem, self.prior, self.strength)
 
 
 def bumps(weight: float = 0.5, scale: float = 1.0) -> GaussianMixture:
