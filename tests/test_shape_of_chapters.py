@@ -26,16 +26,12 @@ NOT_YET = [
     "divergence",
     "error-bars",
     "four-strategies",
-    "inverse-problems",
     "learned-grids",
     "log-determinant",
     "noise-levels",
     "nonlinear-operators",
-    "point-estimators",
     "reconstruction",
-    "residual-networks",
     "signals",
-    "tweedie",
 ]
 
 MOST_SCREENS = 25  # of 1280 x 800 pixels, as loaded
