@@ -66,17 +66,22 @@ def step_by_shooting(law: Interval, tau: float, z: np.ndarray) -> tuple[np.ndarr
     of the probability lies to the right.
     """
 
-    def solve(start: float, at: np.ndarray) -> np.ndarray:
-        def rates(place: float, state: np.ndarray) -> list[float]:
-            return [(state[1] - place) / tau, math.exp(state[0]) / law.height]
+    def rates(place: float, state: np.ndarray) -> list[float]:
+        return [(state[1] - place) / tau, math.exp(state[0]) / law.height]
 
-        solution = solve_ivp(rates, (0, at[-1]), [start, max(law.low, 0)], t_eval=at, rtol=1e-11, atol=1e-12)
+    def beyond(_: float, state: np.ndarray) -> float:
+        return float(state[1]) - law.high - 1
+
+    def solve(start: float, end: float, at: np.ndarray | None = None) -> np.ndarray:
+        first = [start, max(law.low, 0)]
+        solution = solve_ivp(rates, (0, end), first, t_eval=at, events=beyond, rtol=1e-11, atol=1e-12)
         values: np.ndarray = solution.y
         return values
 
-    far = np.array([law.high + 9 * tau**0.5])
+    beyond.terminal = True  # type: ignore[attr-defined]
+    far = law.high + 9 * tau**0.5
     start = brentq(lambda start: solve(start, far)[1, -1] - law.high, -30, math.log(law.height), xtol=1e-14)
-    log_density, back = solve(start, z)
+    log_density, back = solve(start, float(z[-1]), z)
     return log_density, back
 
 

@@ -1307,7 +1307,7 @@ def excess_on_flow(line: Line, times: Sequence[float]) -> tuple[np.ndarray, np.n
 
 
 def compare_densities(delta: float) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
-    """Return places z, densities there of outputs, prior, data and prior blurred twice, and distances from the first."""
+    """Return places z, densities there of outputs, prior, data and prior blurred twice, and distances to the first."""
     line = minimizer_on_line(PRIOR, 1.0, delta**2)
     curves = {"q": line.log_q.exp()}
     for number, name in enumerate(("prior", "data", "twice")):
