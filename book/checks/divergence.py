@@ -1232,7 +1232,8 @@ class Case:
     def certificate(self, x: Tensor, z: Tensor) -> Tensor:
         """Return the length of the gradient of J_z at x over c, (B,)."""
         gradient, _ = gradient_and_hessian(self.problem, self.prior, x, z)
-        return gradient.norm(dim=-1) / self.curvature()
+        length: Tensor = gradient.norm(dim=-1)
+        return length / self.curvature()
 
     def curvature(self) -> float:
         """Return a valid c."""
