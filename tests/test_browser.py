@@ -1,7 +1,7 @@
 """Open every page of the built book in a real browser: wide in light colours, narrow in dark ones.
 
-The pages must load nothing from elsewhere, show every formula and every image, fit the screen, and
-have no serious accessibility fault. Without a Chromium or Chrome browser these tests are skipped.
+The pages must load nothing from elsewhere, show every formula and every image, fit the screen, and have no serious
+accessibility fault, with all folds open. Without a Chromium or Chrome browser these tests are skipped.
 """
 
 from collections.abc import Iterator
@@ -96,14 +96,14 @@ def faults(page: Page) -> list[str]:
 
 
 def inspect(browser: Browser, url: str, view: str) -> list[str]:
-    """Open a page and return all that is wrong with it."""
+    """Open a page with all its folds and return all that is wrong with it."""
     width, mode = VIEWS[view]
     context = browser.new_context(
         viewport={"width": width, "height": 900},
         color_scheme=mode,
         reduced_motion="reduce",
     )
-    context.add_init_script(f"localStorage.mode = localStorage.theme = '{mode}'")
+    context.add_init_script(f"localStorage.mode = localStorage.theme = '{mode}'; localStorage.folds = 'open'")
     page = context.new_page()
     found: list[str] = []
 

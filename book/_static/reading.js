@@ -23,7 +23,7 @@
   const mark = (box) => {
     const wide = box.scrollWidth > box.clientWidth + 1;
     box.classList.toggle("goes-on", wide && box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
-    if (wide && !box.querySelector("a, button")) box.tabIndex = 0;
+    if (wide) box.tabIndex = 0;
     else box.removeAttribute("tabindex");
   };
   const scrolls = (box) => /auto|scroll/.test(getComputedStyle(box).overflowX);
