@@ -17,6 +17,7 @@ FUNCTIONS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch warns of itself: forward mode, first use
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_it_holds(function):
     assert function() is not None, "a check returns the numbers that the page quotes"
