@@ -371,7 +371,8 @@ def check_ld_weak() -> Numbers:
     used.append(max(weak.used for weak in gaussians))
     assert max(used) < 1 < max(single)
     assert length < 1e-9
-    return {"line": max(used[:-1]), "gaussian": used[-1], "half_time": max(single), "length": length}
+    shares = {"line": max(used[:-1]), "gaussian": used[-1]}
+    return {**shares, "half_time": max(single), "length": length, "cases": len(gaussians)}
 
 
 def control_ld_weak() -> Numbers:
