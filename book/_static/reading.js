@@ -21,7 +21,7 @@
 
   // What is still too wide fades out where it goes on, and can be reached by the keyboard. Nothing else in a formula can.
   const mark = (box) => {
-    const wide = box.scrollWidth > box.clientWidth + 1;
+    const wide = box.scrollWidth > box.clientWidth;
     box.classList.toggle("goes-on", wide && box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
     if (wide) box.tabIndex = 0;
     else box.removeAttribute("tabindex");
