@@ -1,5 +1,6 @@
 """What a training leaves behind: its history, what a callback sees, and the error when it fails."""
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -28,7 +29,7 @@ class TrainingStep:
     net: nn.Module
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class History:
     """What happened during training.
 
@@ -50,6 +51,14 @@ class History:
     held_out_steps: Tensor | None = None
     kept: int = 0
     target: Target | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        last = self.loss[-1].mean().item() if len(self.loss) else math.nan
+        ended = f", stopped={self.stopped!r}" if self.stopped else ""
+        steps = len(self.loss)
+        return (
+            f"History({steps} steps, {self.seconds:.1f} s, last loss {last:.4g}{ended})"
+        )
 
     @cached_property
     def minimum(self) -> float | Tensor | None:

@@ -398,7 +398,7 @@ class ResidualNetwork(Composition):
         r"""Return phi(x) and a `LogDetEstimate` from the first `terms` terms of the power series of each block.
 
         $\log\det(I + J) = \sum_{k \ge 1} (-1)^{k+1} \mathrm{tr}(J^k)/k$, with each trace estimated from one vector of
-        random signs, at the cost of 2 `terms` passes. The gradient is that of the surrogate, once.
+        random signs, at the cost of `terms` + 1 tangents of each block. The gradient is that of the surrogate, once.
         """
         _checks.count("terms", terms)
         points = self._points("x", x)

@@ -14,7 +14,7 @@ from scipy.optimize import brentq, linear_sum_assignment, linprog, minimize
 from scipy.sparse import coo_matrix
 from torch import Tensor
 
-from checks.log_determinant import (
+from checks.minimizers import (
     DELTA,
     OTHER_PRIORS,
     PRIOR,
