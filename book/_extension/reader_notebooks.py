@@ -15,10 +15,13 @@ from __future__ import annotations
 import base64
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import nbformat
@@ -29,6 +32,8 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 
 FOLDER = "_reader_notebooks"
+WHEELS = "wheels"
+COLUMN = 740  # pixels of the text of a desktop page
 KEPT_OUTPUTS = ("stream", "display_data", "execute_result")
 GLUED = "application/papermill.record/"
 SPECIAL = re.compile(r"([\\`*_\[\]<>$#|])")
@@ -282,10 +287,15 @@ def code_cell(stored: NotebookNode, pictures: Iterable[dict[str, Any]] = (), hid
     for output in (each for each in cell.outputs if "data" in each):
         kinds = [kind for kind in output.data if kind.startswith("image/")]
         known = next(found, {}) if kinds else {}
-        size = {"width": int(known["width"].removesuffix("px"))} if str(known.get("width")).endswith("px") else {}
+        size = {"width": pixels(known["width"])} if "width" in known else {}
         alt = {"alt": known["alt"]} if known.get("alt") else {}
         output.metadata.update({kind: {**size, **alt} for kind in kinds if size or alt})
     return cell
+
+
+def pixels(width: str) -> int:
+    """Return a width on the page in pixels; a share is one of the column."""
+    return round(COLUMN / 100 * float(width[:-1])) if width.endswith("%") else int(width.removesuffix("px"))
 
 
 def quoted_output(output: NotebookNode) -> str:
@@ -430,26 +440,50 @@ SILENT = ("target", "raw", "comment", "index", "substitution_definition", "meta"
 
 # Pages
 
-
-def opening(address: str, name: str) -> str:
-    """Return the first cell: what a reader of the notebook alone has to know."""
-    if address:
-        return f"*This is a chapter of a book: [the page]({address}{name}.html), with links and search.*"
-    return (
-        "*This is a chapter of a book. Its code needs `invlib`, the book's library: in the book's folder, "
-        "`pip install .` installs it with all that it needs.*"
-    )
+PACKAGES = {
+    "invlib": ("invlib", "pyproject.toml", "README.md", "LICENSE"),
+    "book": ("checks", "figures.py", "pyproject.toml"),
+}
+"""The folders of the packages that a notebook needs, and what goes into each, from the root and from the book."""
 
 
-def notebook_of(writer: Writer, tree: nodes.document) -> NotebookNode:
+def build_wheels(app: Sphinx) -> None:
+    """Build the packages that the notebooks need, beside the pages."""
+    if app.builder.format != "html":
+        return
+    for folder, parts in PACKAGES.items():
+        root = Path(app.srcdir) / ("" if folder == "invlib" else folder)
+        with TemporaryDirectory() as copy:  # where setuptools may leave what it likes
+            for part in parts:
+                place = shutil.copytree if (root / part).is_dir() else shutil.copy
+                place(root / part, Path(copy) / part)
+            command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+            subprocess.run([*command, "--wheel-dir", str(Path(app.outdir) / WHEELS), copy], check=True)
+
+
+def opening(address: str, name: str, wheels: Iterable[str]) -> list[NotebookNode]:
+    """Return the first cells: what a reader of the notebook alone has to know, and to install."""
+    if not address:
+        text = (
+            "*This is a chapter of a book. Its code needs `invlib`, the library of the book, and the checks of its "
+            "chapters: in the folder of the book, `pip install . ./book` installs them.*"
+        )
+        return [nbformat.v4.new_markdown_cell(text, id="opening")]
+    text = f"*This is a chapter of a book. [Its page]({address}{name}.html) has links, a search, and the latest text.*"
+    command = " ".join(["%pip install --quiet", *(f"{address}{WHEELS}/{wheel}" for wheel in wheels)])
+    return [nbformat.v4.new_markdown_cell(text, id="opening"), nbformat.v4.new_code_cell(command, id="install")]
+
+
+def notebook_of(writer: Writer, tree: nodes.document, wheels: Iterable[str] = ()) -> NotebookNode:
     """Return the notebook of a page."""
     for child in tree.children:
         writer.block(child)
     writer.flush()
-    writer.cells.insert(1, nbformat.v4.new_markdown_cell(opening(writer.address, writer.name), id="opening"))
+    first, *rest = writer.cells
     kept = ("kernelspec", "language_info")
     metadata = {key: value for key, value in writer.source.metadata.items() if key in kept}
-    return nbformat.v4.new_notebook(cells=writer.cells, metadata=metadata)
+    cells = [first, *opening(writer.address, writer.name, wheels), *rest]
+    return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
 
 def write(app: Sphinx, tree: nodes.document, name: str) -> None:
@@ -461,9 +495,10 @@ def write(app: Sphinx, tree: nodes.document, name: str) -> None:
     formats = {kind: app.config.numfig_format[kind] for kind in ("figure", "table")}
     address = app.config.html_baseurl.rstrip("/") + "/" if app.config.html_baseurl else ""
     writer = Writer(name, nbformat.read(source, as_version=4), numbers, sections, address, formats)
+    wheels = sorted(path.name for path in (Path(app.outdir) / WHEELS).glob("*.whl"))
     target = Path(app.outdir) / FOLDER / f"{name}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook_of(writer, tree), target)
+    nbformat.write(notebook_of(writer, tree, wheels), target)
 
 
 def offer(app: Sphinx, error: Exception | None) -> None:
@@ -475,6 +510,7 @@ def offer(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the notebooks with Sphinx."""
+    app.connect("builder-inited", build_wheels)
     app.connect("doctree-resolved", write, priority=900)
     app.connect("build-finished", offer)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
