@@ -217,7 +217,7 @@ class Geometry:
 
     def excess(self, net: IResNet, strategy: str) -> Tensor:
         """Return the loss of each member above the least one, (E,), by a sum over a lattice; not for reconstruction."""
-        x, w = quadrature(self.prior, 5.4, 0.1)
+        x, w = quadrature(self.prior, 5.4, 0.15)
         h, strength2 = self.problem.normal_operator, self.problem.noise_std**2
         value, jacobian = net.forward_and_jacobian(x.expand(net.members or 1, *x.shape))
         gain, least = {
