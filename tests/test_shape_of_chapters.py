@@ -24,7 +24,6 @@ NOT_YET = [
     "approximation",
     "choosing",
     "error-bars",
-    "four-strategies",
     "learned-grids",
     "noise-levels",
     "nonlinear-operators",
