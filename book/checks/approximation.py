@@ -354,7 +354,7 @@ class Line:
         z = h * points[:, None] + math.sqrt(h) * delta * noise
         return cls(points[:, None].expand_as(z).flatten(), z.flatten(), weight.flatten())
 
-    def best(self, strategy: str, strength: float, low: float, high: float, steps: int = 3000) -> Tensor:
+    def best(self, strategy: str, strength: float, low: float, high: float, steps: int = 1500) -> Tensor:
         """Return the slopes of the best function with slopes in [low, high], up to two standard deviations.
 
         The unknown is the function, for reconstruction its inverse; the loss averages over all pairs (x, z), noise
