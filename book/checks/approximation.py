@@ -301,7 +301,7 @@ def matrix_losses(operator: Tensor, covariance: Tensor, delta: float, strength: 
 def best_matrix(loss: Map, low: float, high: float, generator: torch.Generator) -> Tensor:
     """Search the matrices with singular values in [low, high] by projected gradients; the best of eight starts."""
     matrix = found = torch.randn(8, 2, 2, dtype=torch.float64, generator=generator)
-    for _ in range(500):
+    for _ in range(250):
         u, values, vh = torch.linalg.svd(matrix)
         matrix = ((u * values.clamp(low, high).unsqueeze(-2)) @ vh).requires_grad_()
         value = loss(matrix)
