@@ -21,7 +21,6 @@ import style
 
 NOT_YET = [
     "ablations",
-    "approximation",
     "choosing",
     "error-bars",
     "learned-grids",
