@@ -28,7 +28,6 @@ NOT_YET = [
     "learned-grids",
     "noise-levels",
     "nonlinear-operators",
-    "reconstruction",
     "signals",
 ]
 

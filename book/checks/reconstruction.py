@@ -230,7 +230,7 @@ def literal_loss(psi: Map, case: Case, correlation: float = 0.0) -> float:
 
 
 def random_cases(seed: int, shapes: list[tuple[int, int]]) -> Iterator[tuple[Case, torch.Generator]]:
-    """Yield random cases of the given shapes (m, n) with singular values in [0.5, 1.5], and a generator to go on with."""
+    """Yield random cases of shapes (m, n) with singular values in [0.5, 1.5], and a generator to go on with."""
     generator = seeded(seed)
     for m, n in shapes:
         operator = torch.randn(m, n, dtype=torch.float64, generator=generator)
@@ -323,9 +323,9 @@ def jacobian_gap(case: Case, x: Tensor, step: float = 1e-4) -> float:
 def check_rc_minimizer() -> Numbers:
     """Compare the loss, averaged over unknown and noise, with its split, averaged over data, for random maps.
 
-    Gauss-Hermite sums on both sides, good to 1e-6 and better; the closed forms of posterior mean and covariance occur on the right
-    only. Then difference quotients of the inverted posterior mean with the formula for the Jacobian: step^2 times third
-    derivatives, and Newton's 1e-13 over the step.
+    Gauss-Hermite sums on both sides, good to 1e-6 and better; the closed forms of posterior mean and covariance occur
+    on the right only. Then difference quotients of the inverted posterior mean with the formula for the Jacobian:
+    step^2 times third derivatives, and Newton's 1e-13 over the step.
     """
     gaps, jacobians = [], []
     for case, generator in random_cases(1, [(2, 2), (4, 2)]):
