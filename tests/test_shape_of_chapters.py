@@ -26,7 +26,6 @@ NOT_YET = [
     "learned-grids",
     "noise-levels",
     "nonlinear-operators",
-    "reconstruction",
     "signals",
 ]
 
