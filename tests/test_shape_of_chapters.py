@@ -26,7 +26,6 @@ NOT_YET = [
     "error-bars",
     "four-strategies",
     "learned-grids",
-    "noise-levels",
     "nonlinear-operators",
     "reconstruction",
     "signals",

@@ -267,7 +267,7 @@ def gaussian_direction(s: float, h: float, delta: float) -> Direction:
     return Direction(least, gap, price)
 
 
-def direction(prior: GaussianMixture, h: float, delta: float, count: int = 4001) -> Direction:
+def direction(prior: GaussianMixture, h: float, delta: float, count: int = 2001) -> Direction:
     """Return the errors for a mixture on the line with mean zero, as sums over grids of x and z."""
     problem, wide = LinearProblem([[math.sqrt(h)]], delta), 8 * math.sqrt(h) * delta + 6 * h
     z = torch.linspace(-wide, wide, count, dtype=torch.float64)[:, None]
