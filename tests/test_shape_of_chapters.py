@@ -24,7 +24,6 @@ NOT_YET = [
     "choosing",
     "error-bars",
     "learned-grids",
-    "noise-levels",
     "nonlinear-operators",
     "signals",
 ]
