@@ -25,7 +25,6 @@ NOT_YET = [
     "choosing",
     "error-bars",
     "four-strategies",
-    "learned-grids",
     "noise-levels",
     "nonlinear-operators",
     "reconstruction",
