@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class Geometry:
 
     name: str
     problem: LinearProblem
-    prior: invlib.Prior
+    prior: GaussianMixture | invlib.LogisticPrior
 
     def data(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
         """Return fresh pairs of the unknown and its data, (B, n) each."""
@@ -56,6 +56,17 @@ class Geometry:
         shifted = z + noise2 * inverse @ mean
         x: Tensor = torch.linalg.solve(self.problem.normal_operator + noise2 * inverse, shifted.mT).mT
         return x
+
+    def mean(self, z: Tensor) -> Tensor:
+        """Return the exact posterior mean, (B, n); for the logistic prior by the trapezoidal rule, which is faster."""
+        if isinstance(self.prior, GaussianMixture):
+            return invlib.posterior_mean(self.problem, self.prior, z)
+        axis = torch.linspace(-15, 15, 121, dtype=torch.float64)
+        x = torch.cartesian_prod(axis, axis)
+        misfit = 0.5 * self.problem.forward(x).square().sum(-1) / self.problem.noise_std**2
+        weights = torch.softmax(z @ x.mT / self.problem.noise_std**2 + self.prior.log_prob(x) - misfit, -1)
+        mean: Tensor = weights @ x
+        return mean
 
     def naive(self, z: Tensor) -> Tensor:
         """Return H^{-1} z, (B, n)."""
@@ -85,7 +96,7 @@ class Trial:
         rows = []
         for each in geometries:
             x, z = each.data(count, seed)
-            mean = invlib.posterior_mean(each.problem, each.prior, z)
+            mean = each.mean(z)
             rows.append((x, z, mean, invlib.map_estimate(each.problem, each.prior, z)))
         return cls(*(torch.stack(part) for part in zip(*rows, strict=True)))
 
@@ -205,7 +216,7 @@ class SteepFlow:
     points: Tensor
     rho: float
     t: float
-    rounds: int = 50
+    rounds: int = 32
 
     def field(self, x: Tensor) -> Tensor:
         """Return the field at one point, (n,): the offset, times a bump of the squared distance."""
@@ -249,18 +260,19 @@ def separated_samples(count: int = 10) -> tuple[Tensor, float]:
     return samples, float(torch.pdist(samples).min())
 
 
-def changes_of_true_loss(samples: Tensor, flow: SteepFlow, side: int = 161) -> tuple[float, float]:
+def changes_of_true_loss(samples: Tensor, flow: SteepFlow, side: int = 41) -> tuple[float, float]:
     """Return by how much the true loss of F exceeds that of the identity, computed in two ways.
 
     The first uses divergences and no score, the second, half the squared distance to the best map, the score and no
     divergence. In the ball around x_i the map is x_i + F_0(x - x_i), with F_0 for one sample at zero: so one lattice
     serves all balls (midpoint rule).
     """
-    prior, rho, origin = bumps(), flow.rho, SteepFlow(torch.zeros(1, 2).double(), flow.rho, flow.t)
+    prior, rho, origin = bumps(), flow.rho, replace(flow, points=torch.zeros(1, 2).double())
     ticks = rho * ((torch.arange(side, dtype=torch.float64) + 0.5) / side - 0.5)
     cell = torch.cartesian_prod(ticks, ticks)
     image, slopes = origin(cell), origin.jacobian(cell)
-    assert (flow(samples[0] + cell[::97]) - samples[0] - image[::97]).abs().max() < 1e-12
+    inside = cell.norm(dim=-1) < rho / 2
+    assert (flow(samples[0] + cell[inside][::97]) - samples[0] - image[inside][::97]).abs().max() < 1e-12
     places = samples[:, None] + cell
     weight = prior.log_prob(places).exp() * (rho / side) ** 2
     gained = slopes.diagonal(dim1=-2, dim2=-1).sum(-1) - 2
@@ -274,29 +286,29 @@ def changes_of_true_loss(samples: Tensor, flow: SteepFlow, side: int = 161) -> t
 def check_ab_finite() -> Numbers:
     """Build F for ten samples: steep there, near the identity everywhere, and with nearly the same true loss.
 
-    Values and slopes at the samples are exact up to the error of the Runge-Kutta method (1e-6). The change of the true
-    loss is computed with divergences and with distances to the best map; both are sums over the same lattice, which is
-    accurate to 1e-10 as the bump is smooth. Then the loss on the samples falls without end as t grows, and on the maps
+    Values and slopes at the samples are exact up to the error of the Runge-Kutta method (1e-5; 1e-4 for t = 4). The
+    change of the true loss is computed with divergences and with distances to the best map; both are sums over the same
+    lattice (1e-7). Then the loss on the samples falls without end as t grows, and on the maps
     with slopes up to C it stays above the bound of part 4.
     """
     samples, rho = separated_samples()
     flow, eye = SteepFlow(samples, rho, 2.0), torch.eye(2, dtype=torch.float64)
     slope = math.exp(flow.t)
-    offsets = rho * (torch.rand(10, 20, 2, dtype=torch.float64, generator=seeded(11)) - 0.5)
+    offsets = rho * (torch.rand(10, 5, 2, dtype=torch.float64, generator=seeded(11)) - 0.5)
     near = (samples[:, None] + offsets).reshape(-1, 2)
     assert (flow(samples) - samples).abs().max() < 1e-12
-    assert (flow.jacobian(samples) - slope * eye).abs().max() < 1e-6
+    assert (flow.jacobian(samples) - slope * eye).abs().max() < 1e-5
     assert (flow(near) - near).norm(dim=-1).max() <= rho
     assert torch.linalg.det(flow.jacobian(near)).min() > 0
 
     identity = -2 * NOISE_STD**2
     falls = [identity - SteepFlow(samples, rho, t).mean_loss(samples) for t in (1.0, 2.0, 4.0)]
     for t, fall in zip((1.0, 2.0, 4.0), falls, strict=True):
-        assert abs(fall - NOISE_STD**2 * 2 * (math.exp(t) - 1)) < 1e-6 * math.exp(t)
-        assert identity - fall >= -(NOISE_STD**2) * 2 * math.exp(t) * (1 + 1e-6)
+        assert abs(fall - NOISE_STD**2 * 2 * (math.exp(t) - 1)) < 1e-4 * math.exp(t)
+        assert identity - fall >= -(NOISE_STD**2) * 2 * math.exp(t) * (1 + 1e-4)
 
     by_slopes, by_distance = changes_of_true_loss(samples, flow)
-    assert abs(by_slopes - by_distance) < 1e-10
+    assert abs(by_slopes - by_distance) < 1e-7
     fresh = invlib.quasi_sample(bumps(), 2**14, seed=4)
     excess = identity - least_loss(bumps(), fresh)
     shift = math.sqrt(2 * (excess + by_slopes)) - math.sqrt(2 * excess)
@@ -409,7 +421,7 @@ def isotonic(values: Tensor, weights: Tensor) -> Tensor:
     return torch.from_numpy(isotonic_regression(values.numpy(), weights=weights.numpy()).x)
 
 
-def nearest_with_slopes(line: Line, low: float, high: float, rounds: int = 400) -> Tensor:
+def nearest_with_slopes(line: Line, low: float, high: float, rounds: int = 10_000) -> Tensor:
     """Return the function nearest to the best map, over the prior, with slopes in [low, high]: Dykstra's method.
 
     It repeats two projections, with corrections: on the functions for which f - low x increases, and on those for which
@@ -447,26 +459,12 @@ def clipped(line: Line, low: float, high: float) -> Tensor:
 # Activations
 
 
-def smooth_absolute(bend: float) -> Activation:
-    """Return a smooth absolute value with a bend of this width."""
-
-    def function(u: Tensor) -> Tensor:
-        return (u.square() + bend**2).sqrt() - bend
-
-    def derivative(u: Tensor) -> Tensor:
-        return u / (u.square() + bend**2).sqrt()
-
-    return Activation(f"bend {bend:g}", function, derivative, 1.0)
-
-
 KINK = Activation("kink", torch.abs, torch.sign, 1.0)
-RISING = {"ELU": Activation("ELU", torch.nn.functional.elu, lambda u: u.clamp_max(0).exp(), 1.0), "swish": SWISH}
 
 
-def least_slope(name: str) -> float:
-    """Return minus the least slope of an activation, relative to the bound on its slopes."""
-    activation = RISING[name]
-    slopes = activation.derivative(torch.linspace(-40, 40, 80_001, dtype=torch.float64)) / activation.slope_bound
+def swish_falls_by() -> float:
+    """Return minus the least slope of swish, relative to the bound on its slopes."""
+    slopes = SWISH.derivative(torch.linspace(-40, 40, 80_001, dtype=torch.float64)) / SWISH.slope_bound
     assert slopes.abs().max() <= 1
     return -float(slopes.min())
 
