@@ -110,7 +110,7 @@ class Trial:
         each = (net.members or 1) // len(self.z)
         solution = net.solve_inverse(self.z.repeat_interleave(each, 0))
         assert solution.residual.max() <= 1e-6
-        return solution.x.unflatten(0, (len(self.z), each))
+        return solution.x.reshape(len(self.z), each, *self.z.shape[1:])
 
     def errors(self, net: IResNet) -> Tensor:
         """Return the root mean square errors against the truth, (G, members for each geometry)."""
@@ -166,9 +166,10 @@ def affine_errors(geometries: Sequence[Geometry], trial: Trial, sets: Sequence[S
     repeats, errors = len(sets) // len(geometries), []
     for index, each in enumerate(sets):
         points = torch.cat([each.training, each.held_out])
-        geometry, x, z = (part[index // repeats] for part in (geometries, trial.x, trial.z))
-        errors.append(rms(geometry.affine(z, points.mean(0), points.mT.cov(correction=0)) - x))
-    return torch.stack(errors).unflatten(0, (len(geometries), repeats))
+        at = index // repeats
+        found = geometries[at].affine(trial.z[at], points.mean(0), points.mT.cov(correction=0))
+        errors.append(rms(found - trial.x[at]))
+    return torch.stack(errors).reshape(len(geometries), repeats)
 
 
 # Steep on the samples
@@ -394,7 +395,8 @@ class Line:
 
     def values(self, net: IResNet) -> Tensor:
         """Return the trained maps on the grid, (E, P)."""
-        return net(self.u[:, None].expand(net.members or 1, -1, -1))[..., 0]
+        values: Tensor = net(self.u[:, None].expand(net.members or 1, -1, -1))[..., 0]
+        return values
 
     def inverse(self, values: Tensor) -> Tensor:
         """Return the inverses of increasing functions on the grid, at the data, (..., P) to (..., D)."""
@@ -494,13 +496,15 @@ def gradient_bias(net: IResNet, line: Line) -> Tensor:
     by_parts = -(value[..., 0] * score) @ w
     assert (slope @ w - by_parts).abs().max() < 1e-3  # equal with kinks, too, up to the grid
     parameters = [*net.weights, *net.biases[:-1]]  # the last bias moves no slope
-    options = {"retain_graph": True, "materialize_grads": True}  # a sign has no gradient
-    path, exact = (
-        torch.cat([g.flatten(1) for g in torch.autograd.grad(total.sum(), parameters, **options)], 1)
-        for total in (slope @ w, by_parts)
-    )
+
+    def gradient(total: Tensor) -> Tensor:
+        parts = torch.autograd.grad(total, parameters, retain_graph=True, materialize_grads=True)
+        return torch.cat([part.flatten(1) for part in parts], 1)  # zeros for a sign, which has no gradient
+
+    path, exact = gradient((slope @ w).sum()), gradient(by_parts.sum())
     net.requires_grad_(False)
-    return (path - exact).norm(dim=1) / exact.norm(dim=1)
+    bias: Tensor = (path - exact).norm(dim=1) / exact.norm(dim=1)
+    return bias
 
 
 def largest_difference(low: float, rounds: int = 400, width: int = 12) -> float:
