@@ -29,7 +29,6 @@ NOT_YET = [
     "noise-levels",
     "nonlinear-operators",
     "reconstruction",
-    "signals",
 ]
 
 MOST_SCREENS = 25  # of 1280 x 800 pixels, as loaded
