@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import invlib
-from checks.tools import rms, seeded
+from checks.tools import random_problem, rms, seeded
 from invlib import GaussianMixture, LinearProblem, testproblems
 from invlib.ascent import maximize
 from invlib.log_det_minimizer import LogDetMinimizer
@@ -100,11 +100,12 @@ def solve(phi: MapWithJacobian, new: LinearProblem, z: Tensor) -> Tensor:
 
 
 def _new_problem(generator: torch.Generator) -> LinearProblem:
-    operator = torch.randn(3, 2, generator=generator, dtype=torch.float64)
-    noise = 0.3
-    while least_curvature(LinearProblem(operator, noise)) < 0.02:
-        noise *= 0.8
-    return LinearProblem(operator, noise)
+    """Return a random problem with three rows, and with the highest of some noise levels that has curvature."""
+    while True:
+        operator = random_problem(3, 2, generator).operator
+        for noise in (0.6, 0.4, 0.3, 0.2, 0.1):
+            if least_curvature(LinearProblem(operator, noise)) > 0.02:
+                return LinearProblem(operator, noise)
 
 
 def _olds(generator: torch.Generator) -> list[LinearProblem]:
@@ -189,7 +190,7 @@ def control_ch_levels() -> Numbers:
     )
     assert ((phi(wrong)[0] - z).norm(dim=-1) < 1e-8).all()
     elsewhere = float(((wrong - modes).norm(dim=-1) > 0.3).double().mean())
-    assert elsewhere > 0.05
+    assert elsewhere > 0.02
 
     quiet = problem_at(level=0.5)
     z = quiet.normal_data(quiet.measure(x, generator=generator))
