@@ -329,7 +329,7 @@ def sides_of_identity(n: int, generator: torch.Generator, lean: float = 0.0) -> 
     delta, strength = 0.5, 0.8
     prior = random_prior(n, generator, components=3)
     f, phi = waves(n, generator, size=0.7), waves(n, generator)
-    x, w = quadrature(prior, 9.0, 0.1 if n == 2 else 0.02)
+    x, w = quadrature(prior, 13.0, 0.1 if n == 2 else 0.02)
     weight = torch.vmap(inverse_jacobian(f))(x)
     reading, value = torch.vmap(f)(x), torch.vmap(phi)(x)
     reward = torch.vmap(weighted_divergence(f, phi))(x)
