@@ -771,6 +771,23 @@ def simulated(prior: GaussianMixture, delta: float, seed: int, fit: int = 400, r
     return found
 
 
+def short_training(strategy: str, levels: tuple[float, ...], seed: int, steps: int = 120) -> Tensor:
+    """Return what networks miss of the prior's effect in the forward direction, relative, after a short training.
+
+    A = Id and the book's prior; two networks for each level, whose numbers are averaged.
+    """
+    cases = [Case(bumps(), LinearProblem(torch.eye(2), delta)) for delta in levels for _ in range(2)]
+    generator = seeded(seed)
+    net = IResNet(2, members=len(cases), generator=generator)
+    problems = [case.problem for case in cases]
+    invlib.train(net, problems, bumps(), strategy, steps=steps, batch_size=128, generator=generator)
+    x = bumps().sample(2000, generator=generator)
+    found = net.double().requires_grad_(False)(x.expand(len(cases), *x.shape))
+    aims = [case.forward(x) if strategy == "reconstruction" else case.map_forward(x) for case in cases]
+    missed = [rms(y - aim) / rms(aim - x) for y, aim in zip(found, aims, strict=True)]
+    return torch.stack(missed).unflatten(0, (-1, 2)).mean(-1)
+
+
 def kappa(case: Case, seed: int = 9) -> float:
     """Return kappa of the reconstruction loss as the page writes it, with the posterior covariance."""
     uniform = invlib.quasi_uniform(2**14, 5, seed=seed)
