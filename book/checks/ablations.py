@@ -112,13 +112,13 @@ class Trial:
         assert solution.residual.max() <= 1e-6
         return solution.x.reshape(len(self.z), each, *self.z.shape[1:])
 
-    def errors(self, net: IResNet) -> Tensor:
-        """Return the root mean square errors against the truth, (G, members for each geometry)."""
-        return rms(self.reconstruct(net) - self.x[:, None])
+    def measure(self, net: IResNet) -> tuple[Tensor, Tensor]:
+        """Return errors against the truth and distances to the MAP estimates, (G, members for each geometry) each.
 
-    def to_mode(self, net: IResNet) -> Tensor:
-        """Return the distances to the exact MAP estimates, in units of that of MAP and mean, (G, members)."""
-        return rms(self.reconstruct(net) - self.mode[:, None]) / self.apart[:, None]
+        Errors are root mean squares; the unit of the distances is that of MAP and mean.
+        """
+        found = self.reconstruct(net)
+        return rms(found - self.x[:, None]), rms(found - self.mode[:, None]) / self.apart[:, None]
 
 
 def data_sets(geometries: Sequence[Geometry], size: int, repeats: int, held_out: float) -> list[Samples]:
