@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,15 +34,13 @@ def trace(matrix: Tensor) -> Tensor:
 
 def squared_radius(bars: Tensor, difference: Tensor) -> Tensor:
     """Return <d, C^{-1} d> for matrices C (..., n, n) and vectors d (..., n)."""
-    scaled = torch.linalg.solve(bars, difference[..., None])[..., 0]
+    scaled: Tensor = torch.linalg.solve(bars, difference[..., None])[..., 0]
     return (difference * scaled).sum(-1)
 
 
 def jacobian(function: Map, points: Tensor) -> Tensor:
     """Return Jacobians (B, n, n) at points (B, n) of a map that acts on each row."""
-    total: Tensor = torch.autograd.functional.jacobian(  # type: ignore[no-untyped-call]
-        lambda z: function(z).sum(0), points
-    )
+    total: Tensor = torch.autograd.functional.jacobian(lambda z: function(z).sum(0), points)
     return total.transpose(0, 1)
 
 
@@ -115,6 +114,11 @@ def laplace_covariance(problem: LinearProblem, prior: GaussianMixture, z: Tensor
     return mode, problem.noise_std**2 * torch.linalg.inv(curvature)
 
 
+def optimal_map(problem: LinearProblem, prior: GaussianMixture, x: Tensor) -> Tensor:
+    """Return phi*(x) = H x - delta^2 s(x), (n)."""
+    return problem.normal_operator @ x - problem.noise_std**2 * prior.score(x)
+
+
 def check_eb_jacobian() -> Numbers:
     """Compare difference quotients of the forward map, inverted, with closed forms of the two covariances.
 
@@ -137,11 +141,10 @@ def check_eb_jacobian() -> Numbers:
             return q.log_prob(x) + misfit / p.noise_std**2
 
         covariance = invlib.posterior_covariance(problem, prior, z)
-        gaps.append(bar_gap(lambda x, z=z, mean=mean: solve(mean, x, z), mean(z), delta, covariance))
+        gaps.append(bar_gap(partial(solve, mean, start=z), mean(z), delta, covariance))
         mode = invlib.map_estimate(problem, prior, z)
         laplace = torch.linalg.inv(-torch.func.hessian(log_posterior)(mode))
-        star = lambda x, p=prior, h=h, d=delta: h @ x - d**2 * p.score(x)  # noqa: E731
-        gaps.append(bar_gap(star, mode, delta, laplace))
+        gaps.append(bar_gap(partial(optimal_map, problem, prior), mode, delta, laplace))
         assert torch.linalg.eigvalsh(laplace).min() > 0
         if components == 1:  # part 4
             inverse = torch.linalg.inv(prior.covariance) + h / delta**2
@@ -447,7 +450,7 @@ def check_eb_average() -> Numbers:
     slope = jacobian(pm_line, z)[:, 0, 0]
     for kappa in (0.05, 0.002):
         for share in (0.4, -0.4):
-            steep = jacobian(lambda z, k=kappa, s=share: wavy(z, k, s), z)[:, 0, 0]
+            steep = jacobian(partial(wavy, kappa=kappa, share=share), z)[:, 0, 0]
             assert (wavy(z, kappa, share) - pm_line(z)).abs().max() <= 0.4 * slope[2000] * kappa
             assert steep.min() > 0
             assert abs(float(steep[2000] / slope[2000]) - 1 - share) < 1e-9
@@ -522,7 +525,8 @@ class Setting:
 
     def naive(self, z: Tensor) -> Tensor:
         """Return u = H^{-1} z."""
-        return z @ torch.linalg.inv(self.problem.normal_operator)
+        inverse: Tensor = torch.linalg.inv(self.problem.normal_operator)
+        return z @ inverse
 
     def affine(self, z: Tensor) -> Tensor:
         """Return the affine map of z with the least mean squared error (Wiener's filter)."""
@@ -692,7 +696,8 @@ def ellipse(centre: Tensor, bars: Tensor, squared: float) -> Tensor:
     """Return the curves <d, C^{-1} d> = squared around points, (..., 121, 2)."""
     angle = torch.linspace(0, 2 * math.pi, 121, dtype=torch.float64)
     rim = torch.stack([angle.cos(), angle.sin()], -1)
-    return centre[..., None, :] + math.sqrt(squared) * rim @ torch.linalg.cholesky(bars).mT
+    root: Tensor = torch.linalg.cholesky(bars)
+    return centre[..., None, :] + math.sqrt(squared) * rim @ root.mT
 
 
 def is_torn(setting: Setting, z: Tensor) -> Tensor:
@@ -742,14 +747,14 @@ class LocalTest:
         """Return the mean of the test over the data, its standard deviation, and what it should be; None: no window."""
         (prior, problem), z = line(), at[:, None]
         delta2, one = problem.noise_std**2, torch.ones_like(at)
-        w, first, second = w or (one, 0 * one, 0 * one)
+        bell, first, second = w or (one, 0 * one, 0 * one)
         weight = invlib.data_distribution(problem, prior).log_prob(z).exp() * float(at[1] - at[0])
         f, slope = self.f(z)[:, 0], jacobian(self.f, z)[:, 0, 0]
-        term = w * ((f - at) ** 2 - delta2 + delta2 * slope) + 2 * delta2 * first * (f - at) + delta2**2 * second
+        term = bell * ((f - at) ** 2 - delta2 + delta2 * slope) + 2 * delta2 * first * (f - at) + delta2**2 * second
         average = weight @ term
         deviation = (weight @ (term - average) ** 2).sqrt()
         variance = invlib.posterior_covariance(problem, prior, z)[:, 0, 0]
-        true = weight @ (w * (variance + (f - pm_line(z)[:, 0]) ** 2 - delta2 * slope))
+        true = weight @ (bell * (variance + (f - pm_line(z)[:, 0]) ** 2 - delta2 * slope))
         return float(average), float(deviation), float(true)
 
 
