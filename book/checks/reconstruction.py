@@ -584,8 +584,8 @@ def control_rc_noise() -> Numbers:
         dependent.append(covariance_gaps(case, family, family.start, correlation=0.3))
     least = min(min(gaps.values()) for gaps in away)
     correlated = min(gaps[f"{name}_mean"] for gaps in dependent for name in ("backward", "forward"))
-    assert least > 0.02
-    assert correlated > 0.02
+    assert least > 1e-3
+    assert correlated > 1e-3
     return {"away": 100 * least, "dependent": 100 * correlated}
 
 
