@@ -16,6 +16,7 @@ from torch import Tensor
 import invlib
 from checks.tools import column, random_prior, rms, seeded
 from invlib import GaussianMixture, IResNet, LinearProblem, testproblems
+from invlib.training import Strategy
 
 Map = Callable[[Tensor], Tensor]
 Numbers = dict[str, float]
@@ -771,7 +772,7 @@ def simulated(prior: GaussianMixture, delta: float, seed: int, fit: int = 400, r
     return found
 
 
-def short_training(strategy: str, levels: tuple[float, ...], seed: int, steps: int = 120) -> Tensor:
+def short_training(strategy: Strategy, levels: tuple[float, ...], seed: int, steps: int = 120) -> Tensor:
     """Return what networks miss of the prior's effect in the forward direction, relative, after a short training.
 
     A = Id and the book's prior; two networks for each level, whose numbers are averaged.
@@ -785,7 +786,8 @@ def short_training(strategy: str, levels: tuple[float, ...], seed: int, steps: i
     found = net.double().requires_grad_(False)(x.expand(len(cases), *x.shape))
     aims = [case.forward(x) if strategy == "reconstruction" else case.map_forward(x) for case in cases]
     missed = [rms(y - aim) / rms(aim - x) for y, aim in zip(found, aims, strict=True)]
-    return torch.stack(missed).unflatten(0, (-1, 2)).mean(-1)
+    averages: Tensor = torch.stack(missed).unflatten(0, (-1, 2)).mean(-1)
+    return averages
 
 
 def kappa(case: Case, seed: int = 9) -> float:
