@@ -23,7 +23,6 @@ NOT_YET = [
     "ablations",
     "approximation",
     "choosing",
-    "error-bars",
     "four-strategies",
     "learned-grids",
     "noise-levels",
