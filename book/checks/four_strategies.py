@@ -15,7 +15,7 @@ from torch import Tensor
 
 import invlib
 from checks.minimizers import grid_of, minimizer_on_line
-from checks.tools import quadrature, rms, seeded
+from checks.tools import rms, seeded
 from invlib import GaussianMixture, IResNet, LinearProblem, testproblems
 from invlib.log_det_minimizer import LogDetMinimizer
 
@@ -140,9 +140,6 @@ class Separable:
     Args:
         prior: two round bumps.
         delta: the strength.
-
-    Attributes:
-        value: the loss of the map, without the constant of the noise.
     """
 
     def __init__(self, prior: GaussianMixture, delta: float) -> None:
@@ -153,8 +150,6 @@ class Separable:
         line = GaussianMixture(prior.weights, [[reach], [-reach]], 2 * [[[std**2]]])
         self.line = minimizer_on_line(line, 1.0, delta**2)
         self.slope = filters(1.0, std, delta, delta)["log_det"]
-        across = 0.5 * (self.slope - 1) ** 2 * std**2 - delta**2 * math.log(self.slope)
-        self.value = self.line.value + across
 
     def inverse(self, z: Tensor) -> Tensor:
         """Return the inverse at z, (..., 2)."""
@@ -214,25 +209,6 @@ class Geometry:
         blur = noise2 * torch.eye(2, dtype=torch.float64)
         blurred = GaussianMixture(self.prior.weights, self.prior.means, self.prior.covariances + blur)
         return invlib.posterior_mean(self.problem, blurred, z)
-
-    def excess(self, net: IResNet, strategy: str) -> Tensor:
-        """Return the loss of each member above the least one, (E,), by a sum over a lattice; not for reconstruction."""
-        x, w = quadrature(self.prior, 5.4, 0.15)
-        h, strength2 = self.problem.normal_operator, self.problem.noise_std**2
-        value, jacobian = net.forward_and_jacobian(x.expand(net.members or 1, *x.shape))
-        gain, least = {
-            "approximation": (torch.zeros_like(value[..., 0]), 0.0),
-            "log_det": (torch.linalg.slogdet(jacobian).logabsdet, self.least.value),
-            "divergence": (jacobian.diagonal(dim1=-2, dim2=-1).sum(-1), self.divergence_value(x, w)),
-        }[strategy]
-        loss: Tensor = (0.5 * (value - x @ h).square().sum(-1) - strength2 * gain) @ w
-        return loss - least
-
-    def divergence_value(self, x: Tensor, w: Tensor) -> float:
-        """Return the least loss of Theorem 2, without the constant of the noise."""
-        fisher = float(w @ self.prior.score(x).square().sum(-1))
-        strength2 = self.problem.noise_std**2
-        return -strength2 * float(self.problem.normal_operator.trace()) - 0.5 * strength2**2 * fisher
 
 
 # Between the divergence and the log-determinant
