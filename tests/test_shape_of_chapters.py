@@ -20,7 +20,6 @@ import pytest
 import style
 
 NOT_YET = [
-    "ablations",
     "approximation",
     "choosing",
     "error-bars",
