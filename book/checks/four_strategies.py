@@ -84,9 +84,9 @@ def largest_gap(correlation: float, instances: int = 10) -> float:
     """Return the largest relative distance of formula and numerical minimizer over random instances."""
     random, gaps = np.random.default_rng(0), []
     for laws in (("gaussian", "gaussian"), ("uniform", "skewed")):
-        for case in random.uniform(0.3, 1.5, size=(instances // 2, 4)):
-            expected = filters(*case)
-            for name, loss in scalar_losses(*case, correlation, laws).items():
+        for h, s, delta, strength in random.uniform(0.3, 1.5, size=(instances // 2, 4)).tolist():
+            expected = filters(h, s, delta, strength)
+            for name, loss in scalar_losses(h, s, delta, strength, correlation, laws).items():
                 found = minimize_scalar(loss, bounds=(1e-3, 60.0), method="bounded", options={"xatol": 1e-10}).x
                 gaps.append(abs(found / expected[name] - 1))
     return float(max(gaps))
@@ -274,6 +274,7 @@ def two_minimizers() -> float:
     """
     case = Geometry(bumps(), LinearProblem(torch.eye(2), 0.45))
     _, z = case.data(2000, seeded(6))
-    gap = float(rms(case.least.inverse(z) - LogDetMinimizer(case.problem, case.prior).inverse(z, guess=z)))
+    product = Separable(case.prior, case.problem.noise_std)
+    gap = float(rms(product.inverse(z) - LogDetMinimizer(case.problem, case.prior).inverse(z, guess=z)))
     assert gap < 1e-3
     return gap
