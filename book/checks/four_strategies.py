@@ -84,11 +84,7 @@ def largest_gap(correlation: float, instances: int = 10) -> float:
     """Return the largest relative distance of formula and numerical minimizer over random instances."""
     random, gaps = np.random.default_rng(0), []
     for laws in (("gaussian", "gaussian"), ("uniform", "skewed")):
-<<<<<<< HEAD
-        for h, s, delta, strength in random.uniform(0.3, 1.5, size=(instances // 2, 4)):
-=======
         for h, s, delta, strength in random.uniform(0.3, 1.5, size=(instances // 2, 4)).tolist():
->>>>>>> w-four
             expected = filters(h, s, delta, strength)
             for name, loss in scalar_losses(h, s, delta, strength, correlation, laws).items():
                 found = minimize_scalar(loss, bounds=(1e-3, 60.0), method="bounded", options={"xatol": 1e-10}).x
