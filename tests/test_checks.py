@@ -7,7 +7,9 @@ from pathlib import Path
 import execute
 import pytest
 
-MODULES = sorted(path.stem for path in execute.CHECKS.glob("*.py") if path.stem not in {"__init__", "tools", "minimizers"})
+MODULES = sorted(
+    path.stem for path in execute.CHECKS.glob("*.py") if path.stem not in {"__init__", "tools", "minimizers"}
+)
 FUNCTIONS = [
     pytest.param(function, id=f"{name}.{function.__name__}")
     for name in MODULES

@@ -68,6 +68,11 @@ def prior_nodes(prior: GaussianMixture, count: int) -> Points:
 # Blindness
 
 
+def times(matrix: Tensor) -> Map:
+    """Return the map x -> x @ matrix."""
+    return lambda x: x @ matrix
+
+
 def literal_loss(
     phi: Map, problem: LinearProblem, prior: GaussianMixture, factor: Tensor | None = None, lean: Tensor | None = None
 ) -> float:
@@ -166,11 +171,11 @@ def control_ap_minimizer() -> Numbers:
     for m in (4, 2):
         problem, prior = random_problem(m, 2, generator), random_prior(2, generator)
         normal, other = problem.normal_operator, random_map(2, generator)
-        right = split_loss(lambda x, h=normal: x @ h, problem, prior)  # of H: the floor
+        right = split_loss(times(normal), problem, prior)  # of H: the floor
         lean = 0.3 * problem.operator
-        leaning.append(literal_loss(lambda x, h=normal: x @ h, problem, prior, lean=lean) / right - 1)
+        leaning.append(literal_loss(times(normal), problem, prior, lean=lean) / right - 1)
         factor = problem.noise_std * torch.diag(1.0 + torch.arange(m, dtype=torch.float64) % 2)
-        with_colour = literal_loss(lambda x, h=normal: x @ h, problem, prior, factor)
+        with_colour = literal_loss(times(normal), problem, prior, factor)
         coloured.append(with_colour / right - 1)
         difference = with_colour - literal_loss(other, problem, prior, factor)
         assert abs(difference - right + split_loss(other, problem, prior)) < 1e-9 * (1 + right)
