@@ -49,6 +49,12 @@ def linear_start(problem: LinearProblem, z: Tensor) -> Tensor:
     return estimate
 
 
+def affine_forward(problem: LinearProblem) -> Tensor:
+    """Return the matrix whose inverse is the best affine reconstruction, (2, 2)."""
+    matrix: Tensor = problem.normal_operator + problem.noise_std**2 * torch.linalg.inv(PRIOR.covariance)
+    return matrix
+
+
 # One training, other noise levels and operators
 
 
