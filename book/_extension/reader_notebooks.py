@@ -453,6 +453,8 @@ def build_wheels(app: Sphinx) -> None:
         return
     for folder, parts in PACKAGES.items():
         root = Path(app.srcdir) / ("" if folder == "invlib" else folder)
+        if not (root / "pyproject.toml").exists():  # a book without packages of its own
+            continue
         with TemporaryDirectory() as copy:  # where setuptools may leave what it likes
             for part in parts:
                 place = shutil.copytree if (root / part).is_dir() else shutil.copy
