@@ -1,7 +1,8 @@
 """A small Sphinx extension: numbers that code glues into the text are set as a book sets them.
 
-``6e-10`` becomes 6·10 with the exponent raised, ``-0.3`` gets a true minus, ``-0.00`` loses its sign, and blanks around
-a number go. This holds for the role ``{glue:text}``, in paragraphs, tables and captions; anything else stays as it is.
+``6e-10`` becomes 6·10 with the exponent raised, ``-0.3`` gets a true minus, ``-0.00`` loses its sign, ``12%`` gets its
+space, and blanks around a number go. This holds for the role ``{glue:text}``, in paragraphs, tables and captions;
+anything else stays as it is.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ MINUS = "\N{MINUS SIGN}"
 NUMBER = re.compile(
     r"(?P<sign>(?<![\w.)])-)?(?<![\w.])(?P<digits>\d[\d,]*(?:\.\d+)?)(?:e(?P<exponent>[+-]?\d+))?(?![\w.]*\w)"
 )
+PER_CENT = re.compile(r"(?<=\d)%")
 
 
 def parts_of(text: str) -> list[tuple[str, str]]:
     """Return a text as pieces: pairs of what stands on the line and of the exponent after it, which may be empty."""
     pieces, end = [], 0
-    text = text.strip()
+    text = PER_CENT.sub("\N{NO-BREAK SPACE}%", text.strip())
     for number in NUMBER.finditer(text):
         digits, power = number["digits"], int(number["exponent"] or 0)
         if not digits.strip("0.,"):

@@ -331,6 +331,8 @@ def sides_of_identity(n: int, generator: torch.Generator, lean: float = 0.0) -> 
     f, phi = waves(n, generator, size=0.7), waves(n, generator)
     x, w = quadrature(prior, 13.0, 0.1 if n == 2 else 0.02)
     weight = torch.vmap(inverse_jacobian(f))(x)
+    identity = torch.eye(n, dtype=torch.float64)
+    assert (weight @ torch.vmap(torch.func.jacfwd(f))(x) - identity).abs().max() < 1e-12
     reading, value = torch.vmap(f)(x), torch.vmap(phi)(x)
     reward = torch.vmap(weighted_divergence(f, phi))(x)
 
