@@ -15,9 +15,10 @@ BOOK = ROOT / "book"
 CHAPTERS = execute.find_chapters()
 PLAIN_PAGES = [path for path in sorted(BOOK.glob("*.md")) if path not in CHAPTERS]
 
-# The only hosts that a link may lead to (the name of the SVG format only looks like one).
-# Whatever a page loads comes from the page's own folder.
+# The only hosts that a link may lead to (the name of the SVG format only looks like one), and those that run a notebook
+# of a repository, once it has an address. Whatever a page loads comes from the page's own folder.
 ALLOWED_HOSTS = {"www.w3.org", "arxiv.org", "doi.org", "creativecommons.org", "www.jmlr.org"}
+ALLOWED_HOSTS |= {"github.com", "colab.research.google.com", "mybinder.org"}
 
 READ_BY_PEOPLE = {"", ".md", ".ipynb", ".bib", ".cff", ".yml", ".toml", ".txt", ".css", ".js"}
 PRIVATE_WORDS = re.compile(r"\b(this|my|another|previous|next) session\b|\bissue #?\d", re.I)
