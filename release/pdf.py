@@ -1,0 +1,171 @@
+"""The whole book as one PDF: all pages joined to one, which Chromium prints.
+
+    python release/pdf.py [FILE]
+
+All folds are open, every link between pages is a link inside of the PDF, and formulas that are too wide for the paper
+are made smaller. The contents get their page numbers from a first print. The pages must have been built.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import contents
+import one_page
+import pypdf
+from playwright.sync_api import Page, sync_playwright
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+MARGIN, FOOT = 18, 17  # millimetres
+SCALE = 0.8
+WIDTH = round((210 - 2 * MARGIN) / 25.4 * 96 / SCALE)  # pixels of the page that fit the width of the paper
+FOOTER = (
+    '<div style="width: 100%; text-align: center; font: 8pt sans-serif; color: #555">'
+    '<span class="pageNumber"></span></div>'
+)
+STARTED = "async () => { await MathJax.startup.promise; await document.fonts.ready; }"
+
+# Formulas as wide as the paper at most, and what is too wide in spite of that.
+FIT = """() => {
+    for (const fold of document.querySelectorAll("details")) fold.open = true;
+    for (const drawing of document.querySelectorAll("mjx-container[display='true'] > svg")) {
+        const outer = drawing.closest("div.math");
+        const number = outer?.querySelector(".eqno")?.getBoundingClientRect().width ?? 0;
+        const room = (outer ?? document.body).getBoundingClientRect().width - (number ? number + 14 : 0);
+        const { width, height } = drawing.getBoundingClientRect();
+        if (width <= room) continue;
+        drawing.style.width = `${room}px`;
+        drawing.style.height = `${height * room / width}px`;
+    }
+    const right = document.querySelector("main").getBoundingClientRect().right;
+    const cut = (box) => box.scrollWidth > box.clientWidth + 1 && box.clientWidth > 0;
+    return [...document.querySelectorAll("pre, table, img, mjx-container, p")]
+        .filter((box) => box.getBoundingClientRect().right > right + 1 || (box.matches("pre") && cut(box)))
+        .map((box) => `${box.closest("section.page")?.id}: ${box.tagName} ${box.textContent.slice(0, 80)}`);
+}"""
+FILL = """(pages) => {
+    for (const cell of document.querySelectorAll("[data-page]")) cell.textContent = pages[cell.dataset.page] ?? "";
+}"""
+
+
+# Print
+
+
+def places(file: Path) -> dict[str, int]:
+    """Return the number of the page of each named place of a PDF."""
+    reader = pypdf.PdfReader(file)
+    found = {}
+    for name, destination in reader.named_destinations.items():
+        number = reader.get_destination_page_number(destination)
+        if number is not None:
+            found[name.removeprefix("/")] = number + 1
+    return found
+
+
+def print_page(page: Page, file: Path) -> None:
+    """Print what a browser shows."""
+    margin = {"top": f"{FOOT}mm", "bottom": f"{FOOT}mm", "left": f"{MARGIN}mm", "right": f"{MARGIN}mm"}
+    page.pdf(
+        path=file,
+        format="A4",
+        margin=margin,
+        scale=SCALE,
+        print_background=True,
+        display_header_footer=True,
+        header_template="<span></span>",
+        footer_template=FOOTER,
+        outline=True,
+        tagged=True,
+    )
+
+
+def print_book(text: str, html: Path, file: Path) -> None:
+    """Print the text of all pages, which finds its pictures and styles in the built pages.
+
+    Raises:
+        ValueError: if something is wider than the paper.
+        FileNotFoundError: if there is no Chromium or Chrome browser.
+    """
+    executable = next((path for path in map(shutil.which, BROWSERS) if path), None)
+    if executable is None:
+        raise FileNotFoundError(f"no browser found (looked for {', '.join(BROWSERS)})")
+    root = hasattr(os, "getuid") and os.getuid() == 0
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        for part in ("_static", "_images"):
+            if (html / part).is_dir():
+                shutil.copytree(html / part, Path(folder) / part)
+        (Path(folder) / "book.html").write_text(text, encoding="utf-8")
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"] if root else [])
+        page = browser.new_page(viewport={"width": WIDTH, "height": 1000})
+        page.set_default_timeout(0)
+        page.emulate_media(media="print")
+        page.goto((Path(folder) / "book.html").as_uri(), wait_until="load", timeout=0)
+        page.evaluate(STARTED)
+        cut = page.evaluate(FIT)
+        if cut:
+            raise ValueError("wider than the paper:\n" + "\n".join(cut))
+        print_page(page, file)
+        page.evaluate(FILL, places(file))
+        print_page(page, file)
+        browser.close()
+
+
+# What a PDF must have
+
+
+def links(reader: pypdf.PdfReader) -> Iterator[tuple[int, str, bool]]:
+    """Yield the number of the page, the goal, and whether it lies in the PDF, of each link."""
+    for number, page in enumerate(reader.pages, start=1):
+        for reference in page.get("/Annots") or []:
+            annotation = reference.get_object()
+            if annotation.get("/Subtype") != "/Link":
+                continue
+            action = annotation.get("/A", {})
+            if "/URI" in action:
+                yield number, str(action["/URI"]), False
+            else:
+                yield number, str(annotation.get("/Dest") or action.get("/D")), True
+
+
+def faults(file: Path, titles: list[str], address: str = "") -> list[str]:
+    """Return what is wrong with a PDF: links to nowhere or into the machine that printed it, pages without a mark.
+
+    Args:
+        file: the PDF.
+        titles: of the pages, each of which must be a mark of the outline.
+        address: of the pages, to which links may lead.
+    """
+    reader = pypdf.PdfReader(file)
+    known, found = set(reader.named_destinations), []
+    for number, goal, inside in links(reader):
+        if inside and goal not in known:
+            found.append(f"page {number}: a link to {goal}, which is nowhere")
+        elif not inside and not goal.startswith(("https://", address or "https://")):
+            found.append(f"page {number}: a link to {goal}")
+    marks = {" ".join(str(mark["/Title"]).split()) for mark in flat(reader.outline)}
+    found += [f"no mark for {title!r}" for title in titles if title not in marks]
+    return found
+
+
+def flat(outline: Iterable[object]) -> Iterator[dict[str, object]]:
+    """Yield all marks of an outline."""
+    for entry in outline:
+        if isinstance(entry, list):
+            yield from flat(entry)
+        elif isinstance(entry, dict):
+            yield entry
+
+
+def make(file: Path, html: Path = contents.HTML, address: str = "") -> None:
+    """Print the book into a file."""
+    text = one_page.whole(contents.parts(), html, contents.title(), contents.version(), address)
+    print_book(text, html, file)
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1] if len(sys.argv) > 1 else contents.RELEASE / f"book-{contents.version()}.pdf"))
