@@ -97,9 +97,9 @@ def faults_of_package(wheel: Path, sources: Path) -> Iterator[str]:
 
 
 def titles(html: Path = contents.HTML) -> list[str]:
-    """Return the titles of all pages, with their numbers."""
+    """Return the titles of all printed pages, with their numbers."""
     found = []
-    for page in (page for part in contents.parts() for page in part.pages):
+    for page in (page for part in contents.printed_parts() for page in part.pages):
         soup = BeautifulSoup((html / f"{page}.html").read_text(encoding="utf-8"), "html.parser")
         heading = soup.select_one("article.bd-article h1")
         if heading is None:

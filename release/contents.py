@@ -13,6 +13,7 @@ HTML = ROOT / "_build" / "html"
 PACKS = ROOT / "_build" / "packs"
 FIGURES = ROOT / "_build" / "figures"
 RELEASE = ROOT / "_build" / "release"
+ONLY_IN_A_BROWSER = {"book/figures"}  # lists what the other pages show, and leads to files
 
 
 class Part(NamedTuple):
@@ -47,3 +48,8 @@ def parts() -> list[Part]:
         files = [entry["file"].removesuffix(".ipynb") for entry in part["chapters"]]
         found.append(Part(part["caption"], files))
     return found
+
+
+def printed_parts() -> list[Part]:
+    """Return the parts of the book without the pages that make sense in a browser only."""
+    return [Part(part.title, [page for page in part.pages if page not in ONLY_IN_A_BROWSER]) for part in parts()]

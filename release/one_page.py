@@ -11,7 +11,10 @@ from urllib.parse import unquote, urlsplit
 import contents
 from bs4 import BeautifulSoup, Tag
 
-MATHJAX = '{svg: {fontCache: "global"}, options: {enableMenu: false, processHtmlClass: "math|output_area"}}'
+MATHJAX = """{
+    chtml: {fontURL: "mathjax/output/chtml/fonts/woff-v2"},
+    options: {enableMenu: false, enableAssistiveMml: false, processHtmlClass: "math|output_area"},
+}"""  # letters instead of drawings: a smaller file, with formulas that can be searched
 
 
 def anchor(page: str, name: str = "") -> str:
@@ -115,7 +118,7 @@ def whole(parts: list[contents.Part], html: Path, title: str, version: str, addr
     return (
         f'<!doctype html><html lang="en" data-theme="light"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"{style_of(pages[0], html)}<script>window.MathJax = {MATHJAX}</script>"
-        '<script src="_static/mathjax/tex-svg.js"></script></head><body><main class="bd-content">'
+        '<script src="mathjax/tex-chtml.js"></script></head><body><main class="bd-content">'
         f'<header><p class="book-title">{escape(title)}</p><p>The contributors</p><p>Version {escape(version)}</p>'
         f"<p>Text and figures: CC BY 4.0. Code: MIT.</p></header>{contents_of(parts, articles)}"
         + "\n".join(texts)

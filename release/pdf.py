@@ -20,6 +20,10 @@ import one_page
 import pypdf
 from playwright.sync_api import Page, sync_playwright
 
+sys.path.insert(0, str(contents.ROOT / "book" / "_extension"))
+
+from book_setup import mathjax_folder
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MARGIN, FOOT = 18, 17  # millimetres
 SCALE = 0.8
@@ -30,26 +34,32 @@ FOOTER = (
 )
 STARTED = "async () => { await MathJax.startup.promise; await document.fonts.ready; }"
 
+MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2")
+
 # Formulas as wide as the paper at most, and what is too wide in spite of that.
 FIT = """() => {
     for (const fold of document.querySelectorAll("details")) fold.open = true;
-    for (const drawing of document.querySelectorAll("mjx-container[display='true'] > svg")) {
-        const outer = drawing.closest("div.math");
-        const number = outer?.querySelector(".eqno")?.getBoundingClientRect().width ?? 0;
-        const room = (outer ?? document.body).getBoundingClientRect().width - (number ? number + 14 : 0);
-        const { width, height } = drawing.getBoundingClientRect();
+    for (const formula of document.querySelectorAll("mjx-container[display='true']")) {
+        const outer = formula.closest("div.math") ?? formula.parentElement;
+        const number = outer.querySelector(".eqno")?.getBoundingClientRect().width ?? 0;
+        const room = outer.getBoundingClientRect().width - (number ? number + 14 : 0);
+        const width = formula.querySelector("mjx-math").getBoundingClientRect().width;
         if (width <= room) continue;
-        drawing.style.width = `${room}px`;
-        drawing.style.height = `${height * room / width}px`;
+        const size = parseFloat(getComputedStyle(formula).fontSize);
+        formula.style.fontSize = `${size * room / width}px`;
     }
     const right = document.querySelector("main").getBoundingClientRect().right;
     const cut = (box) => box.scrollWidth > box.clientWidth + 1 && box.clientWidth > 0;
-    return [...document.querySelectorAll("pre, table, img, mjx-container, p")]
+    return [...document.querySelectorAll("pre, table, img, mjx-math, p")]
         .filter((box) => box.getBoundingClientRect().right > right + 1 || (box.matches("pre") && cut(box)))
         .map((box) => `${box.closest("section.page")?.id}: ${box.tagName} ${box.textContent.slice(0, 80)}`);
 }"""
-FILL = """(pages) => {
+# Nothing but the numbers of the pages, each in its place.
+ONLY_NUMBERS = """(pages) => {
     for (const cell of document.querySelectorAll("[data-page]")) cell.textContent = pages[cell.dataset.page] ?? "";
+    for (const page of document.querySelectorAll("section.page")) page.remove();
+    document.body.style.visibility = "hidden";
+    for (const cell of document.querySelectorAll("[data-page]")) cell.style.visibility = "visible";
 }"""
 
 
@@ -67,7 +77,16 @@ def places(file: Path) -> dict[str, int]:
     return found
 
 
-def print_page(page: Page, file: Path) -> None:
+def lay_over(file: Path, numbers: Path) -> None:
+    """Print the pages of one PDF over the first pages of another."""
+    writer = pypdf.PdfWriter(clone_from=file)
+    for page, number in zip(writer.pages, pypdf.PdfReader(numbers).pages, strict=False):
+        page.merge_page(number)
+    writer.compress_identical_objects(remove_duplicates=True, remove_unreferenced=True)
+    writer.write(file)
+
+
+def print_page(page: Page, file: Path, footer: str = FOOTER) -> None:
     """Print what a browser shows."""
     margin = {"top": f"{FOOT}mm", "bottom": f"{FOOT}mm", "left": f"{MARGIN}mm", "right": f"{MARGIN}mm"}
     page.pdf(
@@ -78,7 +97,7 @@ def print_page(page: Page, file: Path) -> None:
         print_background=True,
         display_header_footer=True,
         header_template="<span></span>",
-        footer_template=FOOTER,
+        footer_template=footer,
         outline=True,
         tagged=True,
     )
@@ -99,6 +118,10 @@ def print_book(text: str, html: Path, file: Path) -> None:
         for part in ("_static", "_images"):
             if (html / part).is_dir():
                 shutil.copytree(html / part, Path(folder) / part)
+        for part in MATHJAX:
+            source, place = mathjax_folder() / part, Path(folder) / "mathjax" / part
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, place)
         (Path(folder) / "book.html").write_text(text, encoding="utf-8")
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"] if root else [])
         page = browser.new_page(viewport={"width": WIDTH, "height": 1000})
@@ -110,9 +133,10 @@ def print_book(text: str, html: Path, file: Path) -> None:
         if cut:
             raise ValueError("wider than the paper:\n" + "\n".join(cut))
         print_page(page, file)
-        page.evaluate(FILL, places(file))
-        print_page(page, file)
+        page.evaluate(ONLY_NUMBERS, places(file))
+        print_page(page, Path(folder) / "numbers.pdf", "<span></span>")
         browser.close()
+        lay_over(file, Path(folder) / "numbers.pdf")
 
 
 # What a PDF must have
@@ -163,7 +187,7 @@ def flat(outline: Iterable[object]) -> Iterator[dict[str, object]]:
 
 def make(file: Path, html: Path = contents.HTML, address: str = "") -> None:
     """Print the book into a file."""
-    text = one_page.whole(contents.parts(), html, contents.title(), contents.version(), address)
+    text = one_page.whole(contents.printed_parts(), html, contents.title(), contents.version(), address)
     print_book(text, html, file)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,18 +91,21 @@ def spread(durations: Sequence[int], meetings: int) -> list[range]:
     if not 1 <= meetings <= len(durations):
         raise ValueError(f"meetings must be between 1 and the number of chapters, {len(durations)}, got {meetings}")
     count = len(durations)
-    best: dict[tuple[int, int], tuple[tuple[int, int], int]] = {(0, 0): ((0, 0), 0)}
-    for used in range(1, meetings + 1):
-        for end in range(used, count + 1):
-            best[used, end] = min(
-                ((max(cost[0], (total := sum(durations[start:end]))), cost[1] + total**2), start)
-                for start in range(used - 1, end)
-                for cost in [best.get((used - 1, start), ((10**9, 0), 0))[0]]
-            )
-    ends = [count]
-    for used in range(meetings, 0, -1):
-        ends.append(best[used, ends[-1]][1])
-    return [range(start, end) for start, end in pairwise(reversed(ends))]
+
+    @cache
+    def best(left: int, start: int) -> tuple[int, int, tuple[range, ...]]:
+        """Return the longest meeting, the sum of squares, and the parts, for the chapters from one on."""
+        if left == 1:
+            total = sum(durations[start:])
+            return total, total**2, (range(start, count),)
+        options = []
+        for end in range(start + 1, count - left + 2):
+            total = sum(durations[start:end])
+            longest, squares, parts = best(left - 1, end)
+            options.append((max(total, longest), total**2 + squares, (range(start, end), *parts)))
+        return min(options, key=lambda option: option[:2])
+
+    return list(best(meetings, 0)[2])
 
 
 def plan(
