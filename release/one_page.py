@@ -83,7 +83,7 @@ def contents_of(parts: list[contents.Part], articles: dict[str, Tag]) -> str:
     """Return the table of contents, with places for the numbers of the pages."""
     lines = []
     for part in parts:
-        lines += [f"<h2>{escape(part.title)}</h2>"] if part.title else []
+        lines += [f'<p class="part">{escape(part.title)}</p>'] if part.title else []
         for page in part.pages:
             link = f'<a href="#{anchor(page)}">{escape(heading(articles[page]))}</a>'
             lines.append(f'<p>{link}<span data-page="{anchor(page)}"></span></p>')

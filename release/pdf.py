@@ -12,12 +12,12 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import contents
 import one_page
-import pypdf
+import pikepdf
 from playwright.sync_api import Page, sync_playwright
 
 sys.path.insert(0, str(contents.ROOT / "book" / "_extension"))
@@ -54,11 +54,15 @@ FIT = """() => {
         .filter((box) => box.getBoundingClientRect().right > right + 1 || (box.matches("pre") && cut(box)))
         .map((box) => `${box.closest("section.page")?.id}: ${box.tagName} ${box.textContent.slice(0, 80)}`);
 }"""
+HEADINGS = """() => [...document.querySelectorAll("h1, h2, h3, h4, h5, h6")]
+    .map((heading) => heading.innerText.replace(/\\s+/g, " ").trim())"""
+
 # Nothing but the numbers of the pages, each in its place.
 ONLY_NUMBERS = """(pages) => {
     for (const cell of document.querySelectorAll("[data-page]")) cell.textContent = pages[cell.dataset.page] ?? "";
     for (const page of document.querySelectorAll("section.page")) page.remove();
     document.body.style.visibility = "hidden";
+    for (const element of [document.documentElement, document.body]) element.style.background = "transparent";
     for (const cell of document.querySelectorAll("[data-page]")) cell.style.visibility = "visible";
 }"""
 
@@ -66,24 +70,53 @@ ONLY_NUMBERS = """(pages) => {
 # Print
 
 
-def places(file: Path) -> dict[str, int]:
+def named_places(file: pikepdf.Pdf) -> dict[str, int]:
     """Return the number of the page of each named place of a PDF."""
-    reader = pypdf.PdfReader(file)
+    numbers = {page.obj.objgen: number for number, page in enumerate(file.pages, start=1)}
+    root = file.Root
+    pairs = list(root.Dests.items()) if "/Dests" in root else []
+    if "/Names" in root and "/Dests" in root.Names:
+        pairs += list(pikepdf.NameTree(root.Names.Dests).items())
     found = {}
-    for name, destination in reader.named_destinations.items():
-        number = reader.get_destination_page_number(destination)
-        if number is not None:
-            found[name.removeprefix("/")] = number + 1
+    for name, place in pairs:
+        page = (place.D if isinstance(place, pikepdf.Dictionary) else place)[0]
+        found[str(name).removeprefix("/")] = numbers[page.objgen]
     return found
 
 
-def lay_over(file: Path, numbers: Path) -> None:
-    """Print the pages of one PDF over the first pages of another."""
-    writer = pypdf.PdfWriter(clone_from=file)
-    for page, number in zip(writer.pages, pypdf.PdfReader(numbers).pages, strict=False):
-        page.merge_page(number)
-    writer.compress_identical_objects(remove_duplicates=True, remove_unreferenced=True)
-    writer.write(file)
+def places(file: Path) -> dict[str, int]:
+    """Return the number of the page of each named place of a file."""
+    with pikepdf.open(file) as opened:
+        return named_places(opened)
+
+
+def squeezed(text: str) -> str:
+    """Return text without blanks."""
+    return "".join(text.split())
+
+
+def mend_marks(items: Iterable[pikepdf.OutlineItem], headings: Mapping[str, str]) -> None:
+    """Give the marks of an outline their blanks back, which the browser drops where a heading is broken into lines.
+
+    Args:
+        items: the marks.
+        headings: the headings, by their letters without blanks.
+    """
+    for item in items:
+        title = squeezed(item.title)
+        once = title[: len(title) // 2]  # a heading that goes to the next page comes twice
+        item.title = headings.get(title) or headings.get(once if title == 2 * once else "") or item.title
+        mend_marks(item.children, headings)
+
+
+def finish(file: Path, numbers: Path, headings: Iterable[str]) -> None:
+    """Print one PDF over the first pages of another, mend the marks, and pack the result as small as can be."""
+    with pikepdf.open(file, allow_overwriting_input=True) as opened, pikepdf.open(numbers) as over:
+        for page, number in zip(opened.pages, over.pages, strict=False):
+            page.add_overlay(number)
+        with opened.open_outline() as outline:
+            mend_marks(outline.root, {squeezed(heading): heading for heading in headings})
+        opened.save(file, object_stream_mode=pikepdf.ObjectStreamMode.generate, compress_streams=True)
 
 
 def print_page(page: Page, file: Path, footer: str = FOOTER) -> None:
@@ -133,56 +166,55 @@ def print_book(text: str, html: Path, file: Path) -> None:
         if cut:
             raise ValueError("wider than the paper:\n" + "\n".join(cut))
         print_page(page, file)
+        headings = page.evaluate(HEADINGS)
         page.evaluate(ONLY_NUMBERS, places(file))
         print_page(page, Path(folder) / "numbers.pdf", "<span></span>")
         browser.close()
-        lay_over(file, Path(folder) / "numbers.pdf")
+        finish(file, Path(folder) / "numbers.pdf", headings)
 
 
 # What a PDF must have
 
 
-def links(reader: pypdf.PdfReader) -> Iterator[tuple[int, str, bool]]:
+def links(file: pikepdf.Pdf) -> Iterator[tuple[int, str, bool]]:
     """Yield the number of the page, the goal, and whether it lies in the PDF, of each link."""
-    for number, page in enumerate(reader.pages, start=1):
-        for reference in page.get("/Annots") or []:
-            annotation = reference.get_object()
+    for number, page in enumerate(file.pages, start=1):
+        for annotation in page.obj.get("/Annots", []):
             if annotation.get("/Subtype") != "/Link":
                 continue
-            action = annotation.get("/A", {})
+            action = annotation.get("/A", pikepdf.Dictionary())
             if "/URI" in action:
-                yield number, str(action["/URI"]), False
+                yield number, str(action.URI), False
             else:
-                yield number, str(annotation.get("/Dest") or action.get("/D")), True
+                yield number, str(annotation.get("/Dest", action.get("/D"))).removeprefix("/"), True
 
 
-def faults(file: Path, titles: list[str], address: str = "") -> list[str]:
+def marks(items: Iterable[pikepdf.OutlineItem]) -> Iterator[str]:
+    """Yield the titles of an outline."""
+    for item in items:
+        yield " ".join(item.title.split())
+        yield from marks(item.children)
+
+
+def faults(path: Path, titles: list[str], address: str = "") -> list[str]:
     """Return what is wrong with a PDF: links to nowhere or into the machine that printed it, pages without a mark.
 
     Args:
-        file: the PDF.
+        path: the PDF.
         titles: of the pages, each of which must be a mark of the outline.
         address: of the pages, to which links may lead.
     """
-    reader = pypdf.PdfReader(file)
-    known, found = set(reader.named_destinations), []
-    for number, goal, inside in links(reader):
-        if inside and goal not in known:
-            found.append(f"page {number}: a link to {goal}, which is nowhere")
-        elif not inside and not goal.startswith(("https://", address or "https://")):
-            found.append(f"page {number}: a link to {goal}")
-    marks = {" ".join(str(mark["/Title"]).split()) for mark in flat(reader.outline)}
-    found += [f"no mark for {title!r}" for title in titles if title not in marks]
-    return found
-
-
-def flat(outline: Iterable[object]) -> Iterator[dict[str, object]]:
-    """Yield all marks of an outline."""
-    for entry in outline:
-        if isinstance(entry, list):
-            yield from flat(entry)
-        elif isinstance(entry, dict):
-            yield entry
+    found = []
+    with pikepdf.open(path) as file:
+        known = named_places(file)
+        for number, goal, inside in links(file):
+            if inside and goal not in known:
+                found.append(f"page {number}: a link to {goal}, which is nowhere")
+            elif not inside and not goal.startswith(("https://", address or "https://")):
+                found.append(f"page {number}: a link to {goal}")
+        with file.open_outline() as outline:
+            there = set(marks(outline.root))
+    return found + [f"no mark for {title!r}" for title in titles if title not in there]
 
 
 def make(file: Path, html: Path = contents.HTML, address: str = "") -> None:

@@ -87,7 +87,7 @@ def test_a_chapter_says_what_it_needs(name: str) -> None:
 @pytest.mark.parametrize("name", ORDER)
 def test_a_chapter_says_at_its_top_how_long_it_takes_on_one_thread(name: str) -> None:
     top = TEXTS[name].split("\n## ")[0]
-    assert re.search(r"\*It costs\*[^.]*(?:second|minute)[^.]* on one thread\b", top)
+    assert re.search(r"\*(?:It costs|Cost:)\*[^.]*(?:second|minute)[^.]* on one thread\b", top)
 
 
 @pytest.mark.parametrize("name", FILE["routes"])

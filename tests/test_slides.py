@@ -138,6 +138,12 @@ def test_keys_turn_the_slides_and_the_second_window_follows() -> None:
         assert other.locator(".notes:visible").count() == 1
         page.keyboard.press("n")
         assert page.locator(".notes:visible").count() == 1
+        hides = """() => {
+            const slide = document.querySelector(".slide.shown");
+            const box = (name) => slide.querySelector(name).getBoundingClientRect();
+            return box(".content").bottom > box(".notes").top + 1;
+        }"""
+        assert not page.evaluate(hides)
 
 
 # A small page, with planted differences

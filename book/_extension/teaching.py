@@ -138,7 +138,7 @@ def table(meetings: list[list[str]], needs: Mapping[str, Sequence[str]], duratio
 
 
 class Course(SphinxDirective):
-    """The directive ``{course} NAME``: a plan of the book, as a table."""
+    """The directive ``{course} NAME``: a plan of the book, as a table; the first one says how minutes are counted."""
 
     required_arguments = 1
 
@@ -151,11 +151,12 @@ class Course(SphinxDirective):
             self.env.note_dependency(str(file))
         settings = yaml.safe_load((source / "book" / FILE).read_text(encoding="utf-8"))
         durations = {file.stem: minutes(file.read_text(encoding="utf-8")) for file in files}
-        chosen = settings["plans"][self.arguments[0]]
-        lines = table(plan(needs=settings["needs"], durations=durations, **chosen), settings["needs"], durations)
+        plans, name = settings["plans"], self.arguments[0]
+        rule = ["", RULE] if name == next(iter(plans)) else []
+        lines = table(plan(needs=settings["needs"], durations=durations, **plans[name]), settings["needs"], durations)
         parent = nodes.Element()
         source_name = self.env.doc2path(self.env.docname)
-        self.state.nested_parse(StringList([*lines, "", RULE], source=source_name), 0, parent)
+        self.state.nested_parse(StringList([*lines, *rule], source=source_name), 0, parent)
         return parent.children
 
 
