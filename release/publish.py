@@ -42,7 +42,7 @@ def with_banner(page: str, version: str, today: str, address: str = "") -> str:
     link.string = "Read the current text."
     banner.append(f"This is version {version}, kept as it was. ")
     banner.append(link)
-    skip = soup.body.find(class_="pst-skip-link")
+    skip = soup.body.find(id="pst-skip-link")
     (skip.insert_after if skip else lambda tag: soup.body.insert(0, tag))(banner)
     if address and soup.head is not None:
         for old in soup.head.select("link[rel=canonical]"):
