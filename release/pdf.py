@@ -48,6 +48,9 @@ FIT = """() => {
         const size = parseFloat(getComputedStyle(formula).fontSize);
         formula.style.fontSize = `${size * room / width}px`;
     }
+    const room = document.querySelector("main").getBoundingClientRect().width;
+    for (const table of document.querySelectorAll("table"))
+        table.classList.toggle("tight", table.getBoundingClientRect().width > room);
     const right = document.querySelector("main").getBoundingClientRect().right;
     const cut = (box) => box.scrollWidth > box.clientWidth + 1 && box.clientWidth > 0;
     return [...document.querySelectorAll("pre, table, img, mjx-math, p")]

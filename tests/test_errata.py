@@ -59,6 +59,9 @@ def test_the_changes_begin_with_this_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert headings[0] == version
+    package = tomllib.loads((ROOT / "book" / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    cited = re.findall(r"version ([\d.]+)\.$", (ROOT / "book" / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [package, *cited] == [version, version]
 
 
 @pytest.mark.parametrize("file", ["CONTRIBUTING.md", "CHANGELOG.md", "README.md"])

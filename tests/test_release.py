@@ -3,6 +3,7 @@
 `make release` makes all of it from the real pages, and `release/check.py` opens what came out.
 """
 
+import re
 import sys
 import zipfile
 from collections.abc import Callable
@@ -23,6 +24,7 @@ sys.path[:0] = [str(ROOT / "release"), str(ROOT / "book" / "_extension")]
 import book_setup  # noqa: E402
 import check  # noqa: E402
 import contents  # noqa: E402
+import draw_figures  # noqa: E402
 import launch  # noqa: E402
 import make  # noqa: E402
 import one_page  # noqa: E402
@@ -327,3 +329,62 @@ def test_a_small_book_is_printed(small_site: Path, tmp_path: Path) -> None:
     wide = text.replace("code = 1", f'<span style="display: inline-block; width: 3000px">{"x" * 9}</span>')
     with pytest.raises(ValueError, match="wider than the paper"):
         pdf.print_book(wide, small_site, tmp_path / "wide.pdf")
+
+
+# Figures as drawings
+
+CHAPTER = """\
+---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+---
+
+# Small
+
+```{code-cell}
+from matplotlib import pyplot as plt
+from invlib import drawing
+```
+
+```{code-cell}
+---
+mystnb:
+  figure:
+    caption: A line.
+    name: fig-small-line
+---
+fig, ax = plt.subplots()
+ax.plot([0, 1], [0, 1])
+drawing.show(fig)
+```
+"""
+
+
+def test_a_figure_is_drawn_as_a_pdf_under_its_label(tmp_path: Path) -> None:
+    chapter, folder = tmp_path / "small.md", tmp_path / "drawn"
+    chapter.write_text(CHAPTER, encoding="utf-8")
+    assert draw_figures.draw(chapter, folder) == []
+    assert (folder / "fig-small-line.pdf").read_bytes().startswith(b"%PDF")
+    chapter.write_text(CHAPTER.replace("drawing.show(fig)", "plt.close(fig)"), encoding="utf-8")
+    (folder / "fig-small-line.pdf").unlink()
+    assert draw_figures.draw(chapter, folder) == ["fig-small-line"]
+
+
+# The workflow that publishes
+
+
+@pytest.mark.parametrize(
+    ("line", "set_"), [('  baseurl: ""', False), (f'  baseurl: "{ADDRESS}"', True), (f"  baseurl: {ADDRESS}", True)]
+)
+def test_the_workflow_publishes_only_where_there_is_an_address(line: str, set_: bool) -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "pages.yml").read_text(encoding="utf-8"))
+    first, *others = [
+        step for step in workflow["jobs"]["publish"]["steps"] if step.get("uses") != "actions/checkout@v4"
+    ]
+    (pattern,) = re.findall(r"grep -qE '(.*?)'", first["run"])
+    assert bool(re.search(pattern, f"html:\n{line}\n", re.MULTILINE)) == set_
+    assert all("steps.address.outputs.set" in step["if"] for step in others)
+    settings = (ROOT / "_config.yml").read_text(encoding="utf-8")
+    assert bool(re.search(pattern, settings, re.MULTILINE)) == bool(contents.address())

@@ -64,7 +64,8 @@ class FigureList(SphinxDirective):
     """The directive ``{figure-list}``: a place that is filled when all pages are there."""
 
     def run(self) -> list[nodes.Node]:
-        """Return the place."""
+        """Return the place, on a page that sets formulas."""
+        self.env.get_domain("math").data["has_equations"][self.env.docname] = True
         return [nodes.raw("", PLACE, format="html")]
 
 
