@@ -15,7 +15,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 SEED ?= 7
 
 .DEFAULT_GOAL := help
-.PHONY: help book execute reseed test alone lint bench serve clean html
+.PHONY: help book execute reseed test alone lint bench figures release serve clean html
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,13 @@ lint: $(READY)  ## check the style of the Python files and of the chapters' cell
 bench: $(READY)  ## measure invlib beside its peers (about a quarter of an hour, on an idle machine)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/run.py
+
+figures: $(READY)  ## draw all figures as PDF (runs every chapter; about a quarter of an hour)
+	$(BIN)/python release/draw_figures.py
+
+release: html  ## put site, packs, packages and the book as a PDF into _build/release, and open everything once
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r release/requirements.txt
+	$(BIN)/python release/make.py
 
 serve: $(READY)  ## show the built pages on this machine at port 8000
 	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory $(HTML)

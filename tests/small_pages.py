@@ -69,6 +69,7 @@ def build(
     extensions: tuple[str, ...] = (),
     more: Mapping[str, str] | None = None,
     theme: str | None = None,
+    more_settings: Mapping[str, object] | None = None,
 ) -> BeautifulSoup:
     """Build the page ``index.html`` from Markdown, and return its HTML.
 
@@ -79,6 +80,7 @@ def build(
         extensions: more than those that every page has.
         more: the texts of other pages, by the names of their files.
         theme: a real one, with the book's own look; by default a plain page.
+        more_settings: of Sphinx, beside those of all these pages.
     """
     source, target = folder / "source", folder / "html"
     shutil.rmtree(folder, ignore_errors=True)
@@ -98,6 +100,7 @@ def build(
         shutil.copytree(ROOT / "book" / "_static", source / "_static", dirs_exist_ok=True)
         files = {"html_static_path": ["_static"], "html_css_files": ["book.css"]}
         settings |= {"html_theme": theme, **files}
+    settings |= more_settings or {}
     with patch_docutils(), docutils_namespace():
         app = Sphinx(source, source, target, folder / "doctrees", "html", settings, status=None, warning=io.StringIO())
         app.build(force_all=True)

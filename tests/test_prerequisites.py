@@ -84,6 +84,12 @@ def test_a_chapter_says_what_it_needs(name: str) -> None:
     assert sorted(needs_on_page(TEXTS[name]) or []) == sorted(FILE["needs"][name])
 
 
+@pytest.mark.parametrize("name", ORDER)
+def test_a_chapter_says_at_its_top_how_long_it_takes_on_one_thread(name: str) -> None:
+    top = TEXTS[name].split("\n## ")[0]
+    assert re.search(r"\*(?:It costs|Cost:)\*[^.]*(?:second|minute)[^.]* on one thread\b", top)
+
+
 @pytest.mark.parametrize("name", FILE["routes"])
 def test_a_route_holds_all_that_it_needs(name: str) -> None:
     assert faults_of_route(FILE["routes"][name], FILE["needs"]) == []

@@ -7,7 +7,8 @@ fonts, so formulas also work where a browser refuses to load fonts for a page op
 *Names.* The names that ``sphinx-proof`` and ``sphinx-exercise`` give to all their bodies alike become unique, as HTML
 asks for.
 
-*Descriptions.* Every page tells search engines its first paragraph that needs no formula.
+*Descriptions.* Every page tells search engines, and those who show links, its title and its first paragraph that needs
+no formula; once ``html: baseurl`` is set, also its address and its first picture of points.
 
 *Address.* The buttons that lead to the repository appear once ``repository: url`` in
 ``_config.yml`` is set.
@@ -68,9 +69,26 @@ def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], tre
     if len(text) > LONGEST:
         text = text[:LONGEST].rsplit(" ", 1)[0] + " …"
     title = unescape(re.sub("<[^>]+>", "", context.get("title", ""))) or app.config.html_title
-    tags = [("name", "description", text), ("property", "og:title", title), ("property", "og:description", text)]
+    tags = [
+        ("name", "description", text),
+        ("property", "og:title", title),
+        ("property", "og:description", text),
+        ("property", "og:type", "article" if tree else "website"),
+        ("property", "og:site_name", app.config.html_title),
+        *(("property", name, address) for name, address in addresses(app.config.html_baseurl, page, tree).items()),
+    ]
     lines = [f'<meta {kind}="{name}" content="{escape(content)}" />' for kind, name, content in tags]
     context["metatags"] = "\n".join([context.get("metatags", ""), *lines])
+
+
+def addresses(baseurl: str | None, page: str, tree: nodes.document | None) -> dict[str, str]:
+    """Return the address of a page and that of its first picture of points; nothing if the pages have no address."""
+    if not baseurl:
+        return {}
+    base = baseurl.rstrip("/")
+    pictures = (Path(image["uri"]).name for image in tree.findall(nodes.image)) if tree else ()
+    first = next((name for name in pictures if name.endswith(".png")), None)
+    return {"og:url": f"{base}/{page}.html", **({"og:image": f"{base}/_images/{first}"} if first else {})}
 
 
 def is_plain_paragraph(node: nodes.Node) -> bool:

@@ -1,0 +1,162 @@
+"""All figures on one page: the directive ``{figure-list}``, and their files beside it.
+
+The list is made from the finished pages, so that captions and numbers are those of the chapters. For each figure the
+folder ``figures`` of the pages gets the drawing as the notebook stores it (SVG, or a picture of points), the drawing as
+a PDF where ``make figures`` has made one, and the arrays of a figure that shows trained networks; a zip holds all, with
+caption, description and licence in ``figures.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from bs4 import BeautifulSoup
+from claims import chapter_files
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+FOLDER, DRAWN = "figures", Path("_build") / "figures"
+PLACE = '<div id="figure-list"></div>'
+LICENCE = "CC BY 4.0, The contributors"
+BEGINNING = (1980, 1, 1, 0, 0, 0)  # the time of all files in the zip: the same content gives the same bytes
+NAMES = {".svg": "SVG", ".pdf": "PDF", ".png": "PNG", ".npz": "arrays"}
+
+
+@dataclass
+class Figure:
+    """A figure of a chapter: its name, chapter, number, caption as HTML and as text, description, and files."""
+
+    name: str
+    chapter: str
+    number: str
+    caption: str
+    text: str
+    description: str
+    source: str
+    files: list[str] = field(default_factory=list)
+
+    def html(self) -> str:
+        """Return the entry of the figure."""
+        links = ", ".join(f'<a href="../{FOLDER}/{file}">{NAMES[Path(file).suffix]}</a>' for file in self.files)
+        return (
+            f'<div class="figure-entry" id="list-{self.name}">'
+            f'<p><a href="{self.chapter}.html#{self.name}"><strong>{self.number}</strong></a> {self.caption}</p>'
+            f'<p class="figure-files">{links}</p>'
+            f"<details class='fold'><summary><span class='fold-title'>In words</span></summary>"
+            f"<div class='fold-body'><p>{escape(self.description)}</p></div></details></div>"
+        )
+
+    def entry(self) -> dict[str, object]:
+        """Return what the list in the zip says."""
+        kept = {key: value for key, value in asdict(self).items() if key not in ("caption", "text", "source")}
+        return {**kept, "caption": self.text, "licence": LICENCE}
+
+
+class FigureList(SphinxDirective):
+    """The directive ``{figure-list}``: a place that is filled when all pages are there."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the place, on a page that sets formulas."""
+        self.env.get_domain("math").data["has_equations"][self.env.docname] = True
+        return [nodes.raw("", PLACE, format="html")]
+
+
+def figures_of(page: str, chapter: str) -> tuple[str, list[Figure]]:
+    """Return the title of a page and its figures, from its HTML."""
+    article = BeautifulSoup(page, "html.parser").select_one("article.bd-article")
+    if article is None or article.h1 is None:
+        raise ValueError(f"{chapter} has no title")
+    for useless in article.select(".headerlink, .section-number"):
+        useless.decompose()
+    found = []
+    for element in article.select("figure[id]"):
+        image, caption = element.find("img"), element.select_one(".caption-text")
+        number = element.select_one(".caption-number")
+        if image is None or caption is None or number is None:
+            continue
+        found.append(
+            Figure(
+                name=element["id"],
+                chapter=chapter,
+                number=number.get_text(strip=True),
+                caption=caption.decode_contents(),
+                text=" ".join(caption.get_text().split()),
+                description=image.get("alt", ""),
+                source=image["src"],
+            )
+        )
+    return " ".join(article.h1.get_text().split()), found
+
+
+def collect(figure: Figure, pages: Path, root: Path) -> None:
+    """Copy the files of a figure to their place, and note them.
+
+    A drawing that is older than the notebook is left out: it may show what the chapter showed once.
+
+    Args:
+        figure: the figure.
+        pages: the folder of the built pages.
+        root: the folder of the project.
+    """
+    picture = (pages / "book" / figure.source).resolve()
+    drawing = root / DRAWN / f"{figure.name}.pdf"
+    notebook = root / "book" / f"{figure.chapter}.ipynb"
+    is_current = drawing.exists() and drawing.stat().st_mtime > notebook.stat().st_mtime
+    arrays = root / "book" / "figures" / f"{figure.name}.npz"
+    for source in [*([drawing] if is_current else []), picture, *([arrays] if arrays.exists() else [])]:
+        name = f"{figure.name}{source.suffix}"
+        shutil.copy(source, pages / FOLDER / name)
+        figure.files.append(name)
+
+
+def chapters(app: Sphinx) -> Iterator[tuple[str, str, list[Figure]]]:
+    """Yield name, title and figures of each chapter."""
+    for file in chapter_files(Path(app.srcdir)):
+        page = Path(app.outdir) / "book" / f"{file.stem}.html"
+        yield file.stem, *figures_of(page.read_text(encoding="utf-8"), file.stem)
+
+
+def write_zip(folder: Path, entries: list[dict[str, object]]) -> None:
+    """Put all files of a folder into a zip in it, with their list."""
+    text = json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
+    (folder / "figures.json").write_text(text, encoding="utf-8", newline="\n")
+    with zipfile.ZipFile(folder / "figures.zip", "w", zipfile.ZIP_DEFLATED) as target:
+        for path in sorted(path for path in folder.iterdir() if path.suffix != ".zip"):
+            entry = zipfile.ZipInfo(f"figures/{path.name}", BEGINNING)
+            entry.external_attr, entry.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
+            target.writestr(entry, path.read_bytes())
+
+
+def fill(app: Sphinx, error: Exception | None) -> None:
+    """Fill the page, when all pages are there."""
+    pages = Path(app.outdir)
+    page = pages / "book" / "figures.html"
+    if error is not None or app.builder.format != "html" or not page.exists():
+        return
+    shutil.rmtree(pages / FOLDER, ignore_errors=True)
+    (pages / FOLDER).mkdir()
+    parts, entries = [], []
+    for name, title, figures in chapters(app):
+        for figure in figures:
+            collect(figure, pages, Path(app.srcdir))
+            entries.append(figure.entry())
+        shown = "".join(figure.html() for figure in figures)
+        parts.append(f'<section id="figures-of-{name}"><h2>{escape(title)}</h2>{shown}</section>')
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text.replace(PLACE, "".join(parts)), encoding="utf-8")
+    write_zip(pages / FOLDER, entries)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directive with Sphinx."""
+    app.add_directive("figure-list", FigureList)
+    app.connect("build-finished", fill, priority=600)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

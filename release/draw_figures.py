@@ -1,0 +1,79 @@
+"""Draw the figures again as PDF, with lines instead of points, however large they are.
+
+    python release/draw_figures.py              all chapters
+    python release/draw_figures.py NAME ...     some
+
+Notebooks store a large figure as a picture of points. Here the code of a chapter runs once more, and each figure that
+it shows goes to ``_build/figures/LABEL.pdf``, too. Nothing else is stored. A chapter takes as long as the page says.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import contents
+
+sys.path.insert(0, str(contents.ROOT / "book"))
+
+import execute
+
+HEAD = """\
+import matplotlib
+matplotlib.use("agg")
+from invlib import drawing
+shown = drawing.show
+def keep(label, folder={folder!r}):
+    def show(figure, *options, **others):
+        figure.savefig(f"{{folder}}/{{label}}.pdf", metadata={{"CreationDate": None}})
+        shown(figure, *options, **others)
+    drawing.show = show
+"""
+
+
+def script_of(chapter: Path, folder: Path) -> str:
+    """Return the code of a chapter, in which each figure is kept under its label."""
+    lines = [HEAD.format(folder=str(folder.resolve()))]
+    for cell in execute.code_cells(execute.read_text(chapter)):
+        label = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
+        lines.append(f"keep({label!r})\n{cell.source}" if label else cell.source)
+    return "\n\n".join(lines) + "\n"
+
+
+def labels(chapter: Path) -> set[str]:
+    """Return the labels of the figures of a chapter."""
+    figures = (
+        cell.metadata.get("mystnb", {}).get("figure", {}) for cell in execute.code_cells(execute.read_text(chapter))
+    )
+    return {figure["name"] for figure in figures if "name" in figure}
+
+
+def draw(chapter: Path, folder: Path) -> list[str]:
+    """Run a chapter, and return the labels of which no drawing came."""
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, **execute.KERNEL_ENVIRONMENT}
+    environment["PYTHONPATH"] = os.pathsep.join([str(contents.ROOT), str(contents.ROOT / "book")])
+    command = [sys.executable, "-"]
+    subprocess.run(
+        command, input=script_of(chapter, folder), cwd=chapter.parent, env=environment, text=True, check=True,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    return sorted(label for label in labels(chapter) if not (folder / f"{label}.pdf").exists())
+
+
+def main(names: list[str]) -> int:
+    """Draw the figures of the chapters, and tell which are missing."""
+    chapters = {path.stem: path for path in execute.find_chapters()}
+    missing = []
+    for name in names or list(chapters):
+        missing += draw(chapters[name], contents.FIGURES)
+        print(f"{name}: {len(labels(chapters[name]))} figures", flush=True)
+    if missing:
+        print("missing:", ", ".join(missing))
+    return min(len(missing), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
