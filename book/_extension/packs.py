@@ -13,26 +13,24 @@ For each chapter there are four notebooks, in ``_build/packs``:
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 import yaml
 from docutils import nodes
 from folds import fold
 from nbformat import NotebookNode
-from reader_notebooks import WHEELS, Writer, details, exercise, is_source, writer_for
+from reader_notebooks import Writer, details, writer_for
 from sphinx.application import Sphinx
 
+if TYPE_CHECKING:
+    from exercises import Question
+
 BOOK = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(BOOK))
-
-from exercises import CHAPTERS, Question, questions  # noqa: E402
-
 FOLDER = "packs"
 IMPORT = "from exercises import check"
 KINDS = {"By hand": 10, "Proof": 20, "Code": 25, "Explore": 25, "Open": 0}
@@ -70,6 +68,8 @@ class Task:
 
     def asked(self) -> list[Question]:
         """Return the questions that a check can judge."""
+        from exercises import CHAPTERS, questions
+
         return [question for chapter in CHAPTERS for question in questions(chapter) if question.label == self.label]
 
 
@@ -188,17 +188,13 @@ class Lecturer(PackWriter):
         self.text.append(wrong_answers(task.asked()))
         self.flush()
 
-    def cell(self, node: nodes.container) -> None:
-        """Write the cells, with the code of solutions open."""
-        super().cell(node)
-
 
 def wrong_answers(asked: Iterable[Question]) -> str:
     """Return the usual wrong answers, and what to say to them, as a table."""
     rows = [f"| {ask(question)} | {mistake.says} |" for question in asked for mistake in question.mistakes]
     if not rows:
         return ""
-    return "\n".join(["**What goes wrong, and what the check says**\n", "| Asked | Said to a wrong answer |"] + ["|:--|:--|"] + rows)
+    return "\n".join(["**What goes wrong, and what the check says**\n", "| Asked | Said |", "|:--|:--|", *rows])
 
 
 # What only the lecturer sees
@@ -230,7 +226,7 @@ def minutes(section: nodes.Element) -> int:
 def plan(writer: Writer, tree: nodes.document, tasks: Iterable[Task], name: str) -> str:
     """Return the page for the lecturer: what to ask the room, and how long it takes."""
     chapter = yaml.safe_load((BOOK / "room.yml").read_text(encoding="utf-8"))[name]
-    asked = [f"1. {each['ask']} {details('What to hear', each['hear'])}" for each in chapter]
+    asked = [f"**{k}.** {each['ask']}\n\n{details('What to hear', each['hear'])}" for k, each in enumerate(chapter, 1)]
     sections = [node for node in tree[0].children if isinstance(node, nodes.section)]
     rows = [
         f"| {writer.inline(each[0])} | {minutes(each)} |" for each in sections if not list(each.findall(is_exercise))
@@ -240,11 +236,11 @@ def plan(writer: Writer, tree: nodes.document, tasks: Iterable[Task], name: str)
         [
             "## For the lecturer",
             "### What to ask the room",
-            "\n".join(asked),
+            *asked,
             "### Minutes",
             "\n".join(["| Part | Minutes |", "|:--|--:|", *rows]),
-            f"*A rule of thumb, not a measurement: {WORDS_A_MINUTE} visible words a minute and {MINUTES_A_FIGURE} minutes "
-            "for each figure; for exercises by their kind. Folded proofs and checks are not counted.*",
+            f"*A rule of thumb, not a measurement: {WORDS_A_MINUTE} visible words a minute, {MINUTES_A_FIGURE} minutes "
+            "for each figure; exercises by their kind. Folded proofs and checks are not counted.*",
         ]
     )
 
@@ -302,7 +298,9 @@ def otter(title: str, setup: str, tasks: Iterable[Task]) -> NotebookNode:
         cells += [markdown(each) for each in (task.text, task.hints) if each]
         asked, name = task.asked(), task.label.removeprefix("ex-").replace("-", "_")
         if task.kind != "Code" or not asked:
-            cells += between("QUESTION", f"text_{name}", [markdown(ROOM), *solution([markdown(task.solution)])], 2, True)
+            cells += between(
+                "QUESTION", f"text_{name}", [markdown(ROOM), *solution([markdown(task.solution)])], 2, True
+            )
         for question in asked:
             answer = code(stub(question, answer_code(question) + "  # SOLUTION"))
             answer.source = answer.source.replace(MARK, "from exercises import find  # SOLUTION", 1)
@@ -403,5 +401,7 @@ def save(target: Path, found: NotebookNode) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the packs with Sphinx."""
-    app.connect("doctree-resolved", write, priority=900)
+    if (BOOK / "exercises").is_dir():  # a book without exercises has nothing to hand out
+        sys.path.insert(0, str(BOOK))
+        app.connect("doctree-resolved", write, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

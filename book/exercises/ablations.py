@@ -86,8 +86,14 @@ QUESTIONS = (
         "$L_N(\\varphi_N)$.",
         lambda least, found: torch.linspace(float(least), float(least) + 5, 11, dtype=torch.float64).min() - found,
         (
-            Mistake("The sign: the true loss is at least the minimum, and the loss on the samples is below it.", lambda least, found: found - least),
-            Mistake("Losses are compared by differences: they may be negative, and have a constant.", lambda least, found: least / found),
+            Mistake(
+                "The sign: the true loss is at least the minimum, and the loss on the samples is below it.",
+                lambda least, found: found - least,
+            ),
+            Mistake(
+                "Losses are compared by differences: they may be negative, and have a constant.",
+                lambda least, found: least / found,
+            ),
         ),
         takes="least, found",
         inputs=((-0.4, -0.9), (0.2, -0.3)),
@@ -97,7 +103,10 @@ QUESTIONS = (
         "Your map $F$, a function of `x` (a tensor), $a$ and $\\rho$.",
         lambda x, a, rho: steep(a, rho)(x),
         (
-            Mistake("It is not steep enough at zero: the narrower it is, the faster the argument must grow.", lambda x, a, rho: steep(a, rho, inner=rho)(x)),
+            Mistake(
+                "It is not steep enough at zero: the narrower it is, the faster the argument must grow.",
+                lambda x, a, rho: steep(a, rho, inner=rho)(x),
+            ),
             Mistake("It leaves the band of width $\\rho$.", lambda x, a, rho: steep(a, rho, 1 / 3, 3)(x)),
             Mistake("It does not increase everywhere.", lambda x, a, rho: x + rho * torch.sin(a * x / rho)),
         ),
@@ -110,8 +119,14 @@ QUESTIONS = (
         "The best slope and its excess loss: a function of $a < \\ell$, $\\ell$ and $\\sigma$ that returns both.",
         clipped,
         (
-            Mistake("Half of the square: the excess loss has a factor one half.", lambda a, ell, s: [ell, (ell - a) ** 2 * s**2]),
-            Mistake("The variance of the prior, not its standard deviation.", lambda a, ell, s: [ell, 0.5 * (ell - a) ** 2 * s]),
+            Mistake(
+                "Half of the square: the excess loss has a factor one half.",
+                lambda a, ell, s: [ell, (ell - a) ** 2 * s**2],
+            ),
+            Mistake(
+                "The variance of the prior, not its standard deviation.",
+                lambda a, ell, s: [ell, 0.5 * (ell - a) ** 2 * s],
+            ),
             Mistake("This slope is out of the range.", lambda a, ell, s: [a, 0.0]),
         ),
         takes="a, ell, sigma",
@@ -122,9 +137,14 @@ QUESTIONS = (
         "The $C$ with $e^2 + m^2 \\le C$, the smallest: a function of $\\kappa$.",
         spread_of_slopes,
         (
-            Mistake("This is the difference alone; its mean is not zero for $\\kappa < 1$.", lambda kappa: (1 + kappa) ** 2),
+            Mistake(
+                "This is the difference alone; its mean is not zero for $\\kappa < 1$.", lambda kappa: (1 + kappa) ** 2
+            ),
             Mistake("This is the triangle inequality.", lambda kappa: 2.0),
-            Mistake("The mean of the two ends is $(1 - \\kappa)/2$; it is to be squared.", lambda kappa: (1 + kappa) ** 2 + 0.5 * (1 - kappa)),
+            Mistake(
+                "The mean of the two ends is $(1 - \\kappa)/2$; it is to be squared.",
+                lambda kappa: (1 + kappa) ** 2 + 0.5 * (1 - kappa),
+            ),
         ),
         takes="kappa",
         inputs=((0.1,), (0.4,), (0.7,)),
@@ -157,12 +177,18 @@ QUESTIONS = (
     ),
     Question(
         "ex-ab-held",
-        "The mean difference (first less second) in units of its standard error: a function of the losses of two networks, "
-        "each of shape (N,), on the same N samples.",
+        "The mean difference (first less second) in units of its standard error: a function of the losses of two "
+        "networks, each of shape (N,), on the same N samples.",
         deviations,
         (
-            Mistake("Both saw the same samples: take differences sample by sample first. Most of the spread cancels.", unpaired),
-            Mistake("The standard error of a mean is smaller than the spread, by $\\sqrt N$.", lambda a, b: deviations(a, b) / math.sqrt(len(a))),
+            Mistake(
+                "Both saw the same samples: take differences sample by sample first. Most of the spread cancels.",
+                unpaired,
+            ),
+            Mistake(
+                "The standard error of a mean is smaller than the spread, by $\\sqrt N$.",
+                lambda a, b: deviations(a, b) / math.sqrt(len(a)),
+            ),
             Mistake("This is second less first.", lambda a, b: -deviations(a, b)),
         ),
         takes="first, second",

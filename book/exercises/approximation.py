@@ -75,7 +75,10 @@ QUESTIONS = (
         "The best $c$, a function of $h$, $s$ and $\\delta$.",
         best_slope,
         (
-            Mistake("The noise counts relative to the spread of the prior: divide by $s^2$.", lambda h, s, delta: h + delta**2),
+            Mistake(
+                "The noise counts relative to the spread of the prior: divide by $s^2$.",
+                lambda h, s, delta: h + delta**2,
+            ),
             Mistake("Variances, not standard deviations: square both.", lambda h, s, delta: h + delta / s),
             Mistake("With $c = h$ you invert, and amplify all noise.", lambda h, s, delta: h),
         ),
@@ -101,12 +104,17 @@ QUESTIONS = (
     ),
     Question(
         "ex-ap-weights",
-        "On the line with $h = 1$ and the weight $w(z) = e^{-z^2/2}$ the minimizer is a multiple of $x$. The factor, a function "
-        "of $\\delta$.",
+        "On the line with $h = 1$ and the weight $w(z) = e^{-z^2/2}$ the minimizer is a multiple of $x$. The "
+        "factor, a function of $\\delta$.",
         weighted_slope,
         (
-            Mistake("This weight depends on the datum, and noise makes data large: it is not blind.", lambda delta: 1.0),
-            Mistake("Multiply the two Gaussians: precisions add up, and the noise has $1/\\delta^2$.", lambda delta: 1 / (1 + delta)),
+            Mistake(
+                "This weight depends on the datum, and noise makes data large: it is not blind.", lambda delta: 1.0
+            ),
+            Mistake(
+                "Multiply the two Gaussians: precisions add up, and the noise has $1/\\delta^2$.",
+                lambda delta: 1 / (1 + delta),
+            ),
             Mistake("This is the first term of a series only.", lambda delta: 1 - delta**2),
         ),
         part="c",
@@ -127,8 +135,8 @@ QUESTIONS = (
     ),
     Question(
         "ex-ap-budget",
-        "The smallest $K$, and the largest factor by which the inverse amplifies noise: a function of a `LinearProblem` and "
-        "of $L$ that returns the two.",
+        "The smallest $K$, and the largest factor by which the inverse amplifies noise: a function of a "
+        "`LinearProblem` and of $L$ that returns the two.",
         budget,
         (
             Mistake(
@@ -149,10 +157,13 @@ QUESTIONS = (
     ),
     Question(
         "ex-ap-choose",
-        "The estimate $R(c)$ of the error, a function of the variances of the data and of $h$ (tensors), of $\\delta$ and $c$.",
+        "The estimate $R(c)$ of the error, a function of the variances of the data and of $h$ (tensors), of "
+        "$\\delta$ and $c$.",
         estimated_risk,
         (
-            Mistake("The data spread by the noise as well: subtract its part before you solve for $s_i^2$.", rough_risk),
+            Mistake(
+                "The data spread by the noise as well: subtract its part before you solve for $s_i^2$.", rough_risk
+            ),
             Mistake("This is the bias alone. The reconstruction passes noise on, too.", no_noise),
         ),
         takes="variances, h, delta, c",

@@ -47,7 +47,7 @@ def carried_mean(rho: float) -> float:
 
 
 def cut(share: float, sigma: float) -> float:
-    """Return the value of the posterior mean, times m, where both bumps are equally likely, by a search for the datum."""
+    """Return the posterior mean times m where both bumps are equally likely, by a search for the datum."""
     share, sigma, m = float(share), float(sigma), 0.9
     prior = GaussianMixture([share, 1 - share], [[m], [-m]], 2 * [[[sigma**2]]])
     problem = LinearProblem([[1.0]], 0.8)
@@ -63,26 +63,36 @@ def cut(share: float, sigma: float) -> float:
 QUESTIONS = (
     Question(
         "ex-ch-filters",
-        "By how much the carried filter of the log-determinant is too small: a function of $h$, $\\tau = \\delta^2/s^2$ and "
-        "$\\rho$.",
+        "By how much the carried filter of the log-determinant is too small: a function of $h$, $\\tau = "
+        "\\delta^2/s^2$ and $\\rho$.",
         missing,
         (
             Mistake("The sign: the root is concave, so the carried filter lies below.", times(-1, missing)),
-            Mistake("The new filter is that for the noise $\\rho\\tau$; you took $\\rho^2\\tau$.", lambda h, tau, rho: missing(h, tau, rho) - slope(h, rho * tau) + slope(h, rho**2 * tau)),
-            Mistake("For divergence training nothing is missing. This is the log-determinant.", lambda h, tau, rho: 0.0),
+            Mistake(
+                "The new filter is that for the noise $\\rho\\tau$; you took $\\rho^2\\tau$.",
+                lambda h, tau, rho: missing(h, tau, rho) - slope(h, rho * tau) + slope(h, rho**2 * tau),
+            ),
+            Mistake(
+                "For divergence training nothing is missing. This is the log-determinant.", lambda h, tau, rho: 0.0
+            ),
         ),
         takes="h, tau, rho",
         inputs=((0.5, 0.8, 0.3), (0.9, 2.0, 0.6)),
     ),
     Question(
         "ex-ch-finite",
-        "By how much the losses of divergence and log-determinant can fall at most: a function of $n$, $C$ and $\\hat\\delta$ that "
-        "returns both.",
+        "By how much the losses of divergence and log-determinant can fall at most: a function of $n$, $C$ and "
+        "$\\hat\\delta$ that returns both.",
         falls,
         (
-            Mistake("The identity already has the divergence $n$.", lambda n, C, d: [d**2 * n * C, d**2 * n * math.log(C)]),
+            Mistake(
+                "The identity already has the divergence $n$.", lambda n, C, d: [d**2 * n * C, d**2 * n * math.log(C)]
+            ),
             Mistake("The strength is squared.", lambda n, C, d: [d * n * (C - 1), d * n * math.log(C)]),
-            Mistake("There are $n$ directions, and all can be stretched.", lambda n, C, d: [d**2 * (C - 1), d**2 * math.log(C)]),
+            Mistake(
+                "There are $n$ directions, and all can be stretched.",
+                lambda n, C, d: [d**2 * (C - 1), d**2 * math.log(C)],
+            ),
         ),
         takes="n, C, strength",
         inputs=((2, 3.0, 0.5), (5, 1.7, 1.2)),
@@ -92,7 +102,10 @@ QUESTIONS = (
         "The ratio for small noise, a function of $\\rho = \\delta'^2/\\delta^2$.",
         carried_mean,
         (
-            Mistake("This compares with the MAP estimate at $\\delta$. Take the one at $\\delta'$.", lambda rho: rho - rho**2),
+            Mistake(
+                "This compares with the MAP estimate at $\\delta$. Take the one at $\\delta'$.",
+                lambda rho: rho - rho**2,
+            ),
             Mistake("What the carried map should have is to be subtracted.", lambda rho: 1 / rho),
             Mistake("One power of $\\rho$ is lost: the mode is off by $\\delta'^4$.", lambda rho: 1 - rho),
         ),
@@ -108,7 +121,10 @@ QUESTIONS = (
             Mistake("The sign: the likelier bump gets the larger side.", times(-1, cut)),
             Mistake("Half of the logarithm: the odds are $e^{2b}$.", times(2, cut)),
             Mistake("The origin is right for equal bumps only.", lambda w, sigma: 0.0),
-            Mistake("This is the cut of $b(z)$; times $\\sigma^2$ it is that of the estimate.", lambda w, sigma: cut(w, sigma) / sigma**2),
+            Mistake(
+                "This is the cut of $b(z)$; times $\\sigma^2$ it is that of the estimate.",
+                lambda w, sigma: cut(w, sigma) / sigma**2,
+            ),
         ),
         takes="w, sigma",
         inputs=((0.7, 0.5), (0.4, 0.8)),

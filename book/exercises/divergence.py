@@ -127,7 +127,9 @@ QUESTIONS = (
         (
             Mistake("The strength enters the loss with its square.", lambda H, S, d: H + d * torch.linalg.inv(S)),
             Mistake("Multiply $(B - H)\\Sigma = \\dots$ by the inverse of $\\Sigma$.", lambda H, S, d: H + d**2 * S),
-            Mistake("You forgot $H$: the misfit pulls to $Hx$, not to zero.", lambda H, S, d: d**2 * torch.linalg.inv(S)),
+            Mistake(
+                "You forgot $H$: the misfit pulls to $Hx$, not to zero.", lambda H, S, d: d**2 * torch.linalg.inv(S)
+            ),
             Mistake("The sign: the loss pays for divergence.", lambda H, S, d: H - d**2 * torch.linalg.inv(S)),
         ),
         takes="H, Sigma, strength",
@@ -152,8 +154,8 @@ QUESTIONS = (
     ),
     Question(
         "ex-dv-metric",
-        "Among the maps $x \\mapsto ax$, for a prior with mean zero and covariance $\\Sigma$: the $a$ with the least $L_W$, a "
-        "function of $W$, $H$, $\\Sigma$ (matrices) and $\\hat\\delta$.",
+        "Among the maps $x \\mapsto ax$, for a prior with mean zero and covariance $\\Sigma$: the $a$ with the "
+        "least $L_W$, a function of $W$, $H$, $\\Sigma$ (matrices) and $\\hat\\delta$.",
         best_multiple,
         (
             Mistake(
@@ -168,14 +170,18 @@ QUESTIONS = (
     ),
     Question(
         "ex-dv-dimension",
-        "The estimated difference (first less second) of the mean squared distances to $\\varphi^*$: a function of the values "
-        "(N, n) and divergences (N,) of the first map, the same of the second, the clean data $Hx$ (N, n), and $\\hat\\delta$.",
+        "The estimated difference (first less second) of the mean squared distances to $\\varphi^*$: a function of "
+        "the values (N, n) and divergences (N,) of the first map, the same of the second, the clean data $Hx$ (N, "
+        "n), and $\\hat\\delta$.",
         difference,
         (
             Mistake("The loss has *half* of the squared distance in it.", times(0.5, difference)),
             Mistake("This is second less first.", times(-1, difference)),
             Mistake("The strength is squared.", lambda *a: difference(*a[:5], a[5] ** 0.5)),
-            Mistake("The divergence is paid for: it has a minus in the loss.", lambda a, b, c, d, e, f: difference(a, -b, c, -d, e, f)),
+            Mistake(
+                "The divergence is paid for: it has a minus in the loss.",
+                lambda a, b, c, d, e, f: difference(a, -b, c, -d, e, f),
+            ),
         ),
         takes="value_1, div_1, value_2, div_2, clean, strength",
         inputs=(sample_case(1), sample_case(2)),
@@ -198,8 +204,14 @@ QUESTIONS = (
         "The certificate, a function of problem, prior, `x` and `z` of shape (B, n), and $c$.",
         certificate,
         (
-            Mistake("Divide by $c$: where the objective bends little, a small gradient means less.", lambda p, q, x, z, c: certificate(p, q, x, z, 1.0) * c),
-            Mistake("The length of the gradient, not its square.", lambda p, q, x, z, c: certificate(p, q, x, z, 1.0) ** 2 / c),
+            Mistake(
+                "Divide by $c$: where the objective bends little, a small gradient means less.",
+                lambda p, q, x, z, c: certificate(p, q, x, z, 1.0) * c,
+            ),
+            Mistake(
+                "The length of the gradient, not its square.",
+                lambda p, q, x, z, c: certificate(p, q, x, z, 1.0) ** 2 / c,
+            ),
             Mistake("You forgot $z$ in the gradient.", lambda p, q, x, z, c: certificate(p, q, x, 0 * z, c)),
         ),
         part="a",
@@ -221,12 +233,18 @@ QUESTIONS = (
     ),
     Question(
         "ex-dv-strength",
-        "The $a$ of $\\hat\\delta^2 = \\delta^2(1 + a\\,\\delta^2)$ with the least error to leading order, a function of a prior "
-        "on the line (a `GaussianMixture`).",
+        "The $a$ of $\\hat\\delta^2 = \\delta^2(1 + a\\,\\delta^2)$ with the least error to leading order, a "
+        "function of a prior on the line (a `GaussianMixture`).",
         strength_factor,
         (
-            Mistake("The factor one half is lost: the MAP estimate is off by half of $\\delta^4 s''$.", times(2, strength_factor)),
-            Mistake("The sign is wrong. Does the MAP estimate pull too hard to the bumps, or not hard enough?", times(-1, strength_factor)),
+            Mistake(
+                "The factor one half is lost: the MAP estimate is off by half of $\\delta^4 s''$.",
+                times(2, strength_factor),
+            ),
+            Mistake(
+                "The sign is wrong. Does the MAP estimate pull too hard to the bumps, or not hard enough?",
+                times(-1, strength_factor),
+            ),
             Mistake(
                 "Integrated by parts, $\\mathbb E\\,ss''$ has one more term: the prior has a slope, too.",
                 lambda prior: score_sums(prior, lambda s, bend, second: (-(bend**2), 2 * s**2)),

@@ -109,8 +109,14 @@ QUESTIONS = (
         "Error less claim of $z/b$, a function of $h$, $s$, $\\delta$ and $b$.",
         gap,
         (
-            Mistake("The claim is $\\delta^2$ times the slope of the inverse, $1/b$.", lambda h, s, d, b: gap(h, s, d, b) + d**2 / b - d**2 / b**2),
-            Mistake("The noise of $z$ has the variance $h\\delta^2$.", lambda h, s, d, b: gap(h, s, d, b) + (1 - h) * d**2 / b**2),
+            Mistake(
+                "The claim is $\\delta^2$ times the slope of the inverse, $1/b$.",
+                lambda h, s, d, b: gap(h, s, d, b) + d**2 / b - d**2 / b**2,
+            ),
+            Mistake(
+                "The noise of $z$ has the variance $h\\delta^2$.",
+                lambda h, s, d, b: gap(h, s, d, b) + (1 - h) * d**2 / b**2,
+            ),
             Mistake("This is the error; subtract the claim.", lambda h, s, d, b: gap(h, s, d, b) + d**2 / b),
         ),
         part="a",
@@ -122,7 +128,10 @@ QUESTIONS = (
         "The two honest $b$, the smaller one first: a function of $h$, $s$ and $\\delta$ that returns a list.",
         honest,
         (
-            Mistake("The second one is the posterior mean. Variances, not standard deviations.", lambda h, s, d: [h, h + d / s]),
+            Mistake(
+                "The second one is the posterior mean. Variances, not standard deviations.",
+                lambda h, s, d: [h, h + d / s],
+            ),
             Mistake("These are the values of $1/b$.", lambda h, s, d: [1 / each for each in honest(h, s, d)]),
             Mistake("The noise counts relative to the spread of the prior.", lambda h, s, d: [h, h + d**2]),
         ),
@@ -161,24 +170,35 @@ QUESTIONS = (
     ),
     Question(
         "ex-eb-blend",
-        "The best $t$ from data: a function of $N$, of $\\mathrm{tr}\\,H^{-1}$, of the mean of $\\mathrm{div}\\,\\varphi^{-1}$ and of "
-        "$\\delta$.",
+        "The best $t$ from data: a function of $N$, of $\\mathrm{tr}\\,H^{-1}$, of the mean of "
+        "$\\mathrm{div}\\,\\varphi^{-1}$ and of $\\delta$.",
         blend,
         (
-            Mistake("The noise enters with its variance.", lambda N, trace, div, delta: blend(N, trace, div, delta) / delta),
-            Mistake("The sign: a network that shrinks has the smaller divergence.", lambda N, trace, div, delta: -blend(N, trace, div, delta)),
-            Mistake("Divide by how far the network moves from the naive inverse.", lambda N, trace, div, delta: N * blend(N, trace, div, delta)),
+            Mistake(
+                "The noise enters with its variance.", lambda N, trace, div, delta: blend(N, trace, div, delta) / delta
+            ),
+            Mistake(
+                "The sign: a network that shrinks has the smaller divergence.",
+                lambda N, trace, div, delta: -blend(N, trace, div, delta),
+            ),
+            Mistake(
+                "Divide by how far the network moves from the naive inverse.",
+                lambda N, trace, div, delta: N * blend(N, trace, div, delta),
+            ),
         ),
         takes="N, trace, divergence, delta",
         inputs=(blend_case(0.5, 0.8, 0.6, 0.9), blend_case(0.3, 1.2, 0.7, 1.1)),
     ),
     Question(
         "ex-eb-local",
-        "Where a solution of $\\delta^2 e' = e^2$ with $e(z_0) = e_0 \\ne 0$ becomes infinite, a function of $z_0$, $e_0$ and "
-        "$\\delta$.",
+        "Where a solution of $\\delta^2 e' = e^2$ with $e(z_0) = e_0 \\ne 0$ becomes infinite, a function of $z_0$, "
+        "$e_0$ and $\\delta$.",
         explosion,
         (
-            Mistake("The sign: where $e$ is positive it grows to the right.", lambda z0, e0, d: 2 * z0 - explosion(z0, e0, d)),
+            Mistake(
+                "The sign: where $e$ is positive it grows to the right.",
+                lambda z0, e0, d: 2 * z0 - explosion(z0, e0, d),
+            ),
             Mistake("The variance of the noise, $\\delta^2$, stands in the equation.", lambda z0, e0, d: z0 + d / e0),
             Mistake("A larger error explodes sooner.", lambda z0, e0, d: z0 + d**2 * e0),
         ),

@@ -68,7 +68,8 @@ QUESTIONS = (
     ),
     Question(
         "ex-four-limits",
-        "The powers of $\\hat\\delta$ with which $a_{\\mathrm{div}}$ and $a_{\\mathrm{ld}}$ grow, a list of two numbers.",
+        "The powers of $\\hat\\delta$ with which $a_{\\mathrm{div}}$ and $a_{\\mathrm{ld}}$ grow, a list of two "
+        "numbers.",
         growth,
         (
             Mistake("The root is of the whole: it halves the power of the log-determinant.", lambda: [2, 2]),
@@ -97,7 +98,10 @@ QUESTIONS = (
         lambda inverse, z: 2 * inverse(z) - z,
         (
             Mistake("The pull is still half as long as it should be.", lambda inverse, z: inverse(z)),
-            Mistake("You doubled the reconstruction. Only the step from $z$ to it is doubled.", lambda inverse, z: 2 * inverse(z)),
+            Mistake(
+                "You doubled the reconstruction. Only the step from $z$ to it is doubled.",
+                lambda inverse, z: 2 * inverse(z),
+            ),
             Mistake("The step goes the wrong way.", lambda inverse, z: 3 * z - 2 * inverse(z)),
         ),
         takes="inverse, z",
@@ -109,7 +113,10 @@ QUESTIONS = (
         two_terms,
         (
             Mistake("This is one term only: the divergence.", lambda h, s, strength: h + strength**2 / s**2),
-            Mistake("These are all terms: the log-determinant.", lambda h, s, strength: filters(h, s, 1.0, strength)["log_det"]),
+            Mistake(
+                "These are all terms: the log-determinant.",
+                lambda h, s, strength: filters(h, s, 1.0, strength)["log_det"],
+            ),
             Mistake(
                 "The second term of the series has a minus.",
                 lambda h, s, strength: h / (1 - strength**2 / s**2),

@@ -99,7 +99,10 @@ QUESTIONS = (
         "The variance $v_K$, a function of $s^2$, $\\delta^2$ and $K$.",
         variance,
         (
-            Mistake("A step has the length $\\delta^2/2K$: the variance grows by twice the time.", lambda s2, d2, K: variance(s2, d2, K, 1.0)),
+            Mistake(
+                "A step has the length $\\delta^2/2K$: the variance grows by twice the time.",
+                lambda s2, d2, K: variance(s2, d2, K, 1.0),
+            ),
             Mistake("This is the heat flow itself, the limit of many steps.", lambda s2, d2, K: s2 + d2),
             Mistake("Here all is done in one step.", lambda s2, d2, K: variance(s2, d2, 1)),
         ),
@@ -122,8 +125,9 @@ QUESTIONS = (
     ),
     Question(
         "ex-ld-convex",
-        "For linear maps with symmetric positive definite matrices $P$ and $Q$, $H = I$, $x \\sim N(0, I)$ and $\\hat\\delta^2 = "
-        "0.4$: by how much the loss at $\\frac12(P + Q)$ is below the mean of the two losses, a function of $P$ and $Q$.",
+        "For linear maps with symmetric positive definite matrices $P$ and $Q$, $H = I$, $x \\sim N(0, I)$ and "
+        "$\\hat\\delta^2 = 0.4$: by how much the loss at $\\frac12(P + Q)$ is below the mean of the two losses, a "
+        "function of $P$ and $Q$.",
         middle_gain,
         (
             Mistake("This is the misfit alone. The determinant gains as well.", quadratic),
@@ -139,7 +143,10 @@ QUESTIONS = (
         "Where the cells meet, a function of the mass of the point $-1$ and of $\\tau$.",
         meeting,
         (
-            Mistake("This is the difference of the two $\\psi_i$. The cells meet where the two parabolas do.", times(2, meeting)),
+            Mistake(
+                "This is the difference of the two $\\psi_i$. The cells meet where the two parabolas do.",
+                times(2, meeting),
+            ),
             Mistake("The heavier point has the larger cell: the sign.", times(-1, meeting)),
             Mistake("Half-way between the points is right for equal masses only.", lambda p, tau: 0.0),
         ),

@@ -101,9 +101,17 @@ QUESTIONS = (
         "The $\\delta$ with $\\kappa = 1$, a function of $h$, $\\lVert m\\rVert > \\sigma$ and $\\sigma$.",
         threshold,
         (
-            Mistake("$\\delta^2$ is proportional to $h$, so $\\delta$ is to its root.", lambda h, m, s: threshold(h, m, s) * sqrt(h)),
-            Mistake("The width of the bumps is missing: one bump alone does not jump.", lambda h, m, s: sqrt(h) * s**2 / m),
-            Mistake("A power of $\\sigma$ is lost: $\\delta$ is a length (for $h = 1$).", lambda h, m, s: sqrt(h) * s / sqrt(m**2 - s**2)),
+            Mistake(
+                "$\\delta^2$ is proportional to $h$, so $\\delta$ is to its root.",
+                lambda h, m, s: threshold(h, m, s) * sqrt(h),
+            ),
+            Mistake(
+                "The width of the bumps is missing: one bump alone does not jump.", lambda h, m, s: sqrt(h) * s**2 / m
+            ),
+            Mistake(
+                "A power of $\\sigma$ is lost: $\\delta$ is a length (for $h = 1$).",
+                lambda h, m, s: sqrt(h) * s / sqrt(m**2 - s**2),
+            ),
         ),
         part="b",
         takes="h, norm, sigma",
@@ -115,7 +123,10 @@ QUESTIONS = (
         decision,
         (
             Mistake("This is the decision of the posterior mean, the first step only.", lambda b, kappa: math.tanh(b)),
-            Mistake("These are two steps. Go on until nothing changes.", lambda b, kappa: math.tanh(b + kappa * math.tanh(b))),
+            Mistake(
+                "These are two steps. Go on until nothing changes.",
+                lambda b, kappa: math.tanh(b + kappa * math.tanh(b)),
+            ),
             Mistake("Feedback makes bolder: the sign of $\\kappa$.", lambda b, kappa: decision(b, -kappa)),
         ),
         takes="b, kappa",
@@ -128,7 +139,9 @@ QUESTIONS = (
         steps,
         (
             Mistake("You stop when the step is small. The error is larger.", steps_by_size),
-            Mistake("Count the first step, to the posterior mean, as well.", lambda b, kappa, tol: steps(b, kappa, tol) - 1),
+            Mistake(
+                "Count the first step, to the posterior mean, as well.", lambda b, kappa, tol: steps(b, kappa, tol) - 1
+            ),
         ),
         takes="b, kappa, tolerance",
         inputs=((0.1, 0.7, 1e-4), (0.05, 1.1, 1e-3), (0.3, 0.9, 1e-6)),
@@ -138,9 +151,14 @@ QUESTIONS = (
         "The factor of the area for the posterior mean, a function of $\\lambda$, $\\kappa$ and $w$.",
         area_of_mean,
         (
-            Mistake("The slope of $\\tanh$ is one less the *square* of its value.", lambda s, kappa, w: s * (1 + kappa * (1 - w))),
+            Mistake(
+                "The slope of $\\tanh$ is one less the *square* of its value.",
+                lambda s, kappa, w: s * (1 + kappa * (1 - w)),
+            ),
             Mistake("This is the MAP estimate, with its implicit step.", area_of_map),
-            Mistake("The bumps pull points apart: the sign of $\\kappa$.", lambda s, kappa, w: s * (1 - kappa * (1 - w**2))),
+            Mistake(
+                "The bumps pull points apart: the sign of $\\kappa$.", lambda s, kappa, w: s * (1 - kappa * (1 - w**2))
+            ),
         ),
         part="a",
         takes="share, kappa, w",
@@ -152,8 +170,14 @@ QUESTIONS = (
         area_of_map,
         (
             Mistake("This is the posterior mean, with its explicit step.", area_of_mean),
-            Mistake("The slope of $\\tanh$ is one less the *square* of its value.", lambda s, kappa, w: s / (1 - kappa * (1 - w))),
-            Mistake("The step is implicit: $w'$ stands on both sides, and moves to the denominator with a minus.", lambda s, kappa, w: s / (1 + kappa * (1 - w**2))),
+            Mistake(
+                "The slope of $\\tanh$ is one less the *square* of its value.",
+                lambda s, kappa, w: s / (1 - kappa * (1 - w)),
+            ),
+            Mistake(
+                "The step is implicit: $w'$ stands on both sides, and moves to the denominator with a minus.",
+                lambda s, kappa, w: s / (1 + kappa * (1 - w**2)),
+            ),
         ),
         part="b",
         takes="share, kappa, w",
@@ -165,8 +189,14 @@ QUESTIONS = (
         shares,
         (
             Mistake("Half of the diagonal: complete the square.", lambda a, K: torch.softmax(a + K.diagonal(), 0)),
-            Mistake("The diagonal of $\\mathcal K$ comes in: bumps differ in how far they reach.", lambda a, K: torch.softmax(a, 0)),
-            Mistake("This is one step from equal shares, which is the posterior mean only for special centres.", lambda a, K: torch.softmax(a + K.mean(1), 0)),
+            Mistake(
+                "The diagonal of $\\mathcal K$ comes in: bumps differ in how far they reach.",
+                lambda a, K: torch.softmax(a, 0),
+            ),
+            Mistake(
+                "This is one step from equal shares, which is the posterior mean only for special centres.",
+                lambda a, K: torch.softmax(a + K.mean(1), 0),
+            ),
         ),
         part="a",
         takes="a, K",

@@ -84,8 +84,14 @@ QUESTIONS = (
         "The two critical $a$, the larger one first, a function of $h$, $s$ and $\\tau$ that returns a list.",
         roots,
         (
-            Mistake("A factor four is lost under the root.", lambda h, s, tau: [0.5 * (h + k * (h**2 + tau / s**2) ** 0.5) for k in (1, -1)]),
-            Mistake("The prior enters with its variance.", lambda h, s, tau: [0.5 * (h + k * (h**2 + 4 * tau / s) ** 0.5) for k in (1, -1)]),
+            Mistake(
+                "A factor four is lost under the root.",
+                lambda h, s, tau: [0.5 * (h + k * (h**2 + tau / s**2) ** 0.5) for k in (1, -1)],
+            ),
+            Mistake(
+                "The prior enters with its variance.",
+                lambda h, s, tau: [0.5 * (h + k * (h**2 + 4 * tau / s) ** 0.5) for k in (1, -1)],
+            ),
             Mistake("The sum of the two is $h$, not $-h$.", lambda h, s, tau: -roots(h, s, tau)[::-1].copy()),
         ),
         part="a",
@@ -121,13 +127,15 @@ QUESTIONS = (
     ),
     Question(
         "ex-ld-sixth",
-        "For $N(0, s^2)$ on the line the leading term of $\\hat x - x_{\\mathrm{PM}}$ is a multiple of $(\\delta/s)^6 z$. The "
-        "factor, a number.",
+        "For $N(0, s^2)$ on the line the leading term of $\\hat x - x_{\\mathrm{PM}}$ is a multiple of "
+        "$(\\delta/s)^6 z$. The factor, a number.",
         sixth,
         (
             Mistake("The sign: for a Gaussian $\\nabla e$ points to the middle.", lambda: -sixth()),
             Mistake("The derivative of a square has a factor two.", lambda: 0.5 * sixth()),
-            Mistake("This is the formula for the plain minimizer; the half step has another constant.", lambda: 4 * sixth()),
+            Mistake(
+                "This is the formula for the plain minimizer; the half step has another constant.", lambda: 4 * sixth()
+            ),
         ),
         rtol=4e-2,
     ),

@@ -120,15 +120,18 @@ QUESTIONS = (
     ),
     Question(
         "ex-nl-forward",
-        "The squared forward error $\\mathbb E\\lVert\\varphi^*(x) - z\\rVert^2$ with $\\hat\\delta = \\delta$, a function of the "
-        "matrix $A$, the prior (a `GaussianMixture` in the plane) and $\\delta$.",
+        "The squared forward error $\\mathbb E\\lVert\\varphi^*(x) - z\\rVert^2$ with $\\hat\\delta = \\delta$, a "
+        "function of the matrix $A$, the prior (a `GaussianMixture` in the plane) and $\\delta$.",
         price,
         (
             Mistake(
                 "The score is multiplied by $\\delta^2$, and the error is squared: $\\delta^4$.",
                 lambda A, q, d: price(A, q, d) + (d**2 - d**4) * (price(A, q, 1.0) - (A.mT @ A).trace()),
             ),
-            Mistake("The noise of the data itself is missing: the floor.", lambda A, q, d: price(A, q, d) - d**2 * (A.mT @ A).trace()),
+            Mistake(
+                "The noise of the data itself is missing: the floor.",
+                lambda A, q, d: price(A, q, d) - d**2 * (A.mT @ A).trace(),
+            ),
             Mistake(
                 "The noise of $z$ is $A^*\\eta$: its square has the trace of $H$, not of $I$.",
                 lambda A, q, d: price(A, q, d) + d**2 * (2 - (A.mT @ A).trace()),
@@ -143,19 +146,25 @@ QUESTIONS = (
         sign_change,
         (
             Mistake("This is for $\\varepsilon = \\frac18$.", lambda: sign_change(1 / 8)),
-            Mistake("The weak direction has $\\varepsilon^2$ in $H$, not $\\varepsilon$.", lambda: sign_change(math.sqrt(0.5))),
+            Mistake(
+                "The weak direction has $\\varepsilon^2$ in $H$, not $\\varepsilon$.",
+                lambda: sign_change(math.sqrt(0.5)),
+            ),
         ),
         rtol=2e-2,
     ),
     Question(
         "ex-nl-arrays",
-        "A function of the names of the strategies and of their errors backward and forward (each of shape (strategies, "
-        "levels)): the name of the winner for each level, a list.",
+        "A function of the names of the strategies and of their errors backward and forward (each of shape "
+        "(strategies, levels)): the name of the winner for each level, a list.",
         winners,
         (
             Mistake("This looks backward only.", lambda names, back, ahead: [names[int(k)] for k in back.argmin(0)]),
             Mistake("This looks forward only.", lambda names, back, ahead: [names[int(k)] for k in ahead.argmin(0)]),
-            Mistake("This is the largest product.", lambda names, back, ahead: [names[int(k)] for k in (back * ahead).argmax(0)]),
+            Mistake(
+                "This is the largest product.",
+                lambda names, back, ahead: [names[int(k)] for k in (back * ahead).argmax(0)],
+            ),
         ),
         takes="names, back, ahead",
         inputs=((NAMES, BACK, AHEAD), (NAMES, AHEAD**2, BACK)),
@@ -166,7 +175,10 @@ QUESTIONS = (
         best_trade,
         (
             Mistake("This is $\\mu = 0$: only the error backward counts.", lambda h, d, mu: h + d),
-            Mistake("The two errors weigh differently in different directions: $\\mu$ comes with $a^3/h$.", lambda h, d, mu: h + d / (1 + mu)),
+            Mistake(
+                "The two errors weigh differently in different directions: $\\mu$ comes with $a^3/h$.",
+                lambda h, d, mu: h + d / (1 + mu),
+            ),
         ),
         takes="h, d, mu",
         inputs=((0.5, 0.5, 0.3), (0.3, 1.5, 2.0)),

@@ -14,7 +14,7 @@ Point = Tensor
 
 
 def best_map(F: float, slope: float, bend: float, delta: float) -> Tensor:
-    """Return the best map at a point, from the prior of x: F is replaced by its parabola there, the rest is automatic."""
+    """Return the best map at a point: F is replaced by its parabola there, the score of x is automatic."""
 
     def log_prior(x: Tensor) -> Tensor:
         value = float(F) + float(slope) * x + 0.5 * float(bend) * x**2
@@ -91,7 +91,8 @@ QUESTIONS = (
     ),
     Question(
         "ex-no-noise",
-        "The noise level up to which $B$ is certainly positive definite, a function of $\\ell$, $\\gamma$ and $\\kappa$.",
+        "The noise level up to which $B$ is certainly positive definite, a function of $\\ell$, $\\gamma$ and "
+        "$\\kappa$.",
         safe,
         (
             Mistake("This bounds $\\delta^2$. Take the root.", lambda ell, gamma, kappa: ell**2 / (gamma + kappa)),
@@ -99,14 +100,17 @@ QUESTIONS = (
                 "$\\gamma$ bounds $\\nabla^2\\log p_X$ from above: a positive one harms, a negative one helps.",
                 lambda ell, gamma, kappa: ell / sqrt(kappa - gamma),
             ),
-            Mistake("$DF^*DF$ is bounded by the square of $\\ell$.", lambda ell, gamma, kappa: sqrt(ell / (gamma + kappa))),
+            Mistake(
+                "$DF^*DF$ is bounded by the square of $\\ell$.", lambda ell, gamma, kappa: sqrt(ell / (gamma + kappa))
+            ),
         ),
         takes="ell, gamma, kappa",
         inputs=((0.6, -1.0, 2.5), (0.8, 0.3, 1.1)),
     ),
     Question(
         "ex-no-shear",
-        "The Jacobian $DF(x)$ for $f = \\sin$ and $g = \\tanh$, a $2 \\times 2$ matrix, a function of `x` of shape (2,).",
+        "The Jacobian $DF(x)$ for $f = \\sin$ and $g = \\tanh$, a $2 \\times 2$ matrix, a function of `x` of shape "
+        "(2,).",
         jacobian(shears),
         (
             Mistake("These are the shears in the other order.", jacobian(swapped)),
@@ -118,8 +122,8 @@ QUESTIONS = (
     ),
     Question(
         "ex-no-reduce",
-        "How many rows $K$ needs at least: for $F(x) = (x, x^2/2)$ on the line, and for an injective linear $F$ from $\\mathbb R^3$ "
-        "to $\\mathbb R^5$; a list of two numbers.",
+        "How many rows $K$ needs at least: for $F(x) = (x, x^2/2)$ on the line, and for an injective linear $F$ "
+        "from $\\mathbb R^3$ to $\\mathbb R^5$; a list of two numbers.",
         rows,
         (
             Mistake("The parabola is a curve, but its chords point in more than one direction.", lambda: [1, 3]),

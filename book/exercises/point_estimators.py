@@ -57,7 +57,9 @@ def least_absolute(points: Tensor, weights: Tensor) -> Tensor:
     return points[((points[:, None] - points).abs() @ weights).argmin()]
 
 
-def black_box(operator: list[list[float]], delta: float, z: list[float]) -> tuple[Callable[[Tensor], Tensor], Tensor, float]:
+def black_box(
+    operator: list[list[float]], delta: float, z: list[float]
+) -> tuple[Callable[[Tensor], Tensor], Tensor, float]:
     """Return a posterior mean that can only be called, a datum, and the noise level."""
     problem, prior = LinearProblem(operator, delta), testproblems.two_bumps()
     return Mean(problem, prior), torch.tensor(z, dtype=torch.float64), delta
@@ -190,7 +192,9 @@ QUESTIONS = (
                 lambda z: math.copysign(sqrt(abs(z) / 3), z),
             ),
             Mistake("The derivative of a cube has a factor three.", lambda z: math.copysign(1 + sqrt(abs(z)), z)),
-            Mistake("For $z < 0$ take the mirror image: the estimate has the sign of $z$.", lambda z: 1 + sqrt(abs(z) / 3)),
+            Mistake(
+                "For $z < 0$ take the mirror image: the estimate has the sign of $z$.", lambda z: 1 + sqrt(abs(z) / 3)
+            ),
         ),
         part="b",
         takes="z",
@@ -202,28 +206,33 @@ QUESTIONS = (
         half_plateau,
         (
             Mistake("A continuous map may go through the middle: only half of the leap is left.", lambda: 2.0),
-            Mistake("The estimator leaps from one end of the plateau to the other. No continuous map can.", lambda: 0.0),
+            Mistake(
+                "The estimator leaps from one end of the plateau to the other. No continuous map can.", lambda: 0.0
+            ),
         ),
         part="c",
         rtol=1e-2,
     ),
     Question(
         "ex-pe-losses",
-        "A function of points (in increasing order) and their probabilities: the one of the points that is best for the "
-        "mean absolute error.",
+        "A function of points (in increasing order) and their probabilities: the one of the points that is best for "
+        "the mean absolute error.",
         least_absolute,
         (
             Mistake("This is the mean, which is best for the squared error.", lambda points, weights: points @ weights),
             Mistake("This is the most probable point, which is MAP.", lambda points, weights: points[weights.argmax()]),
-            Mistake("This is the middle one of the points; their probabilities must come in.", lambda points, weights: points[2]),
+            Mistake(
+                "This is the middle one of the points; their probabilities must come in.",
+                lambda points, weights: points[2],
+            ),
         ),
         takes="points, weights",
         inputs=(*LAWS, (GRID, torch.tensor([0.02, 0.03, 0.05, 0.45, 0.45], dtype=torch.float64))),
     ),
     Question(
         "ex-pe-ellipse",
-        "The posterior covariance, a $2 \\times 2$ matrix, a function of the posterior mean (a function of `z`), of a datum "
-        "`z` of shape (2,), and of $\\delta$.",
+        "The posterior covariance, a $2 \\times 2$ matrix, a function of the posterior mean (a function of `z`), of "
+        "a datum `z` of shape (2,), and of $\\delta$.",
         covariance,
         (
             Mistake(
@@ -247,8 +256,8 @@ QUESTIONS = (
     ),
     Question(
         "ex-pe-maxwell",
-        "A function of a grid `x` and of the values `J` of $J_0$ on it: the slope of the longest segment of the lower convex "
-        "hull.",
+        "A function of a grid `x` and of the values `J` of $J_0$ on it: the slope of the longest segment of the "
+        "lower convex hull.",
         longest_edge,
         (
             Mistake(
@@ -267,21 +276,23 @@ QUESTIONS = (
     ),
     Question(
         "ex-pe-fourth",
-        "The leading term of $x_{\\mathrm{PM}} - x_{\\mathrm{MAP}}$ on the line with $A = 1$, for the prior with bumps of the "
-        "standard deviation 0.6 at $\\pm 0.9$, equal weights: a function of $z$ and $\\delta$.",
+        "The leading term of $x_{\\mathrm{PM}} - x_{\\mathrm{MAP}}$ on the line with $A = 1$, for the prior with "
+        "bumps of the standard deviation 0.6 at $\\pm 0.9$, equal weights: a function of $z$ and $\\delta$.",
         leading,
         (
             Mistake("The factor one half is lost.", times(2, leading)),
             Mistake("This is mode less mean: the sign is wrong.", times(-1, leading)),
-            Mistake("Second order is the same for both. The difference begins in fourth.", lambda z, d: leading(z, d) / d**2),
+            Mistake(
+                "Second order is the same for both. The difference begins in fourth.", lambda z, d: leading(z, d) / d**2
+            ),
         ),
         takes="z, delta",
         inputs=((0.2, 0.3), (0.7, 0.5), (-1.1, 0.4)),
     ),
     Question(
         "ex-pe-agree",
-        "For $g(x) = \\cos 2x$: what $\\varepsilon$ is multiplied by in $\\Lambda - J_0^*$ (up to a constant), as a function "
-        "of $\\kappa$, $\\delta^2$ and $m = z/\\kappa$.",
+        "For $g(x) = \\cos 2x$: what $\\varepsilon$ is multiplied by in $\\Lambda - J_0^*$ (up to a constant), as a "
+        "function of $\\kappa$, $\\delta^2$ and $m = z/\\kappa$.",
         first_order,
         (
             Mistake("The sign: $J_0$ enters both $\\Lambda$ and $J_0^*$ with a minus.", times(-1, first_order)),

@@ -107,7 +107,9 @@ QUESTIONS = (
         forward_error,
         (
             Mistake("This is the noise of $z$.", lambda h, s, delta: delta * h**0.5),
-            Mistake("This is the factor of $x$. The error has the size of $x$ as well.", lambda h, s, delta: delta**2 / s**2),
+            Mistake(
+                "This is the factor of $x$. The error has the size of $x$ as well.", lambda h, s, delta: delta**2 / s**2
+            ),
             Mistake("The noise enters with its variance.", lambda h, s, delta: delta / s),
         ),
         part="a",
@@ -119,8 +121,14 @@ QUESTIONS = (
         "The slope of $\\varphi_{\\mathrm{rec}}$ in the middle of the two bumps, a function of $m$, $s$ and $\\delta$.",
         middle,
         (
-            Mistake("This is the slope of the posterior mean; the network is its inverse.", lambda m, s, delta: 1 / middle(m, s, delta)),
-            Mistake("This is for one bump only; the other one bends the posterior mean upwards.", lambda m, s, delta: middle(0.0, s, delta)),
+            Mistake(
+                "This is the slope of the posterior mean; the network is its inverse.",
+                lambda m, s, delta: 1 / middle(m, s, delta),
+            ),
+            Mistake(
+                "This is for one bump only; the other one bends the posterior mean upwards.",
+                lambda m, s, delta: middle(0.0, s, delta),
+            ),
             Mistake(
                 "This is the map whose inverse is the MAP estimate.",
                 lambda m, s, delta: 1 + delta**2 / s**2 - delta**2 * m**2 / s**4,
@@ -132,8 +140,8 @@ QUESTIONS = (
     ),
     Question(
         "ex-rc-penalty",
-        "The derivative of $R$ for the two unequal bumps (weights 0.7 and 0.3 at $-0.8$ and $0.9$, standard deviations 0.25 and "
-        "0.35, $\\delta = 0.45$), a function of $x$.",
+        "The derivative of $R$ for the two unequal bumps (weights 0.7 and 0.3 at $-0.8$ and $0.9$, standard "
+        "deviations 0.25 and 0.35, $\\delta = 0.45$), a function of $x$.",
         penalty_gradient,
         (
             Mistake("This is $\\varphi_{\\mathrm{rec}}$ itself; subtract $Hx$.", lambda x: penalty_gradient(x) + x),
@@ -147,13 +155,19 @@ QUESTIONS = (
     ),
     Question(
         "ex-rc-fourth",
-        "The leading term of $\\varphi_{\\mathrm{rec}} - \\varphi^*$ on the line, for bumps of the standard deviation 0.6 at "
-        "$\\pm0.9$ with equal weights: a function of $x$ and $\\delta$.",
+        "The leading term of $\\varphi_{\\mathrm{rec}} - \\varphi^*$ on the line, for bumps of the standard "
+        "deviation 0.6 at $\\pm0.9$ with equal weights: a function of $x$ and $\\delta$.",
         fourth,
         (
-            Mistake("This is the difference of the reconstructions; that of the maps has the opposite sign.", times(-1, fourth)),
+            Mistake(
+                "This is the difference of the reconstructions; that of the maps has the opposite sign.",
+                times(-1, fourth),
+            ),
             Mistake("The factor one half is lost.", times(2, fourth)),
-            Mistake("The power of the noise: second order is the same for both.", lambda x, delta: fourth(x, delta) / delta**2),
+            Mistake(
+                "The power of the noise: second order is the same for both.",
+                lambda x, delta: fourth(x, delta) / delta**2,
+            ),
         ),
         takes="x, delta",
         inputs=((0.2, 0.3), (0.7, 0.5), (-1.1, 0.4)),
@@ -165,7 +179,10 @@ QUESTIONS = (
         (
             Mistake("The sign: $z = x + f(x)$.", lambda f, z, k: unrolled(f, z, k, sign=-1.0)),
             Mistake("This is one step too few.", lambda f, z, k: unrolled(f, z, k - 1)),
-            Mistake("You start at zero, not at $z$: that is one step behind.", lambda f, z, k: unrolled(f, torch.zeros_like(z), k)),
+            Mistake(
+                "You start at zero, not at $z$: that is one step behind.",
+                lambda f, z, k: unrolled(f, torch.zeros_like(z), k),
+            ),
         ),
         takes="f, z, k",
         inputs=((branch, START, 3), (branch, 2 * START, 10)),

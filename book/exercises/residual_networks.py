@@ -38,7 +38,10 @@ def distance_of_root(angle: float, count: int) -> float:
 
 def largest_turn(lipschitz: float, count: int) -> float:
     """Return the largest angle that equal blocks turn a vector by, in degrees, from the best block on a grid."""
-    sizes, angles = torch.linspace(0.01, 1, 200, dtype=torch.float64), torch.linspace(0, 1.57, 1501, dtype=torch.float64)
+    sizes, angles = (
+        torch.linspace(0.01, 1, 200, dtype=torch.float64),
+        torch.linspace(0, 1.57, 1501, dtype=torch.float64),
+    )
     reach = (torch.polar(sizes[:, None], angles) - 1).abs() <= float(lipschitz)
     return int(count) * math.degrees(float((angles * reach).max()))
 
@@ -92,7 +95,9 @@ QUESTIONS = (
         "How many rounds of the fixed-point iteration gain one digit, in the worst case: a function of $L$.",
         rounds,
         (
-            Mistake("This is the gain of the factor $e$. A digit is a factor ten.", lambda L: math.ceil(-1 / math.log(L))),
+            Mistake(
+                "This is the gain of the factor $e$. A digit is a factor ten.", lambda L: math.ceil(-1 / math.log(L))
+            ),
             Mistake("The error shrinks by $L$, not by $1 - L$.", lambda L: math.ceil(math.log(0.1) / math.log(1 - L))),
         ),
         part="b",
@@ -133,8 +138,8 @@ QUESTIONS = (
     ),
     Question(
         "ex-rn-reflection",
-        "The norm $\\lVert Q^{1/K} - I\\rVert$ for the plane rotation $Q$ by an angle $\\alpha$, a function of $\\alpha$ and "
-        "$K$.",
+        "The norm $\\lVert Q^{1/K} - I\\rVert$ for the plane rotation $Q$ by an angle $\\alpha$, a function of "
+        "$\\alpha$ and $K$.",
         distance_of_root,
         (
             Mistake("This is the length of the arc; the norm is that of the chord.", lambda alpha, K: alpha / K),
@@ -149,8 +154,8 @@ QUESTIONS = (
     ),
     Question(
         "ex-rn-angles",
-        "The largest angle, in degrees, by which $K$ blocks with the bound $L$ may turn a difference: a function of $L$ and "
-        "$K$.",
+        "The largest angle, in degrees, by which $K$ blocks with the bound $L$ may turn a difference: a function of "
+        "$L$ and $K$.",
         largest_turn,
         (
             Mistake("This is in radians.", lambda L, K: K * math.asin(L)),
@@ -168,8 +173,8 @@ QUESTIONS = (
     ),
     Question(
         "ex-rn-certified",
-        "An inverse that is certainly right to $\\tau$: a function of $\\varphi$ (a function of points), of data `z` of shape "
-        "(B, n), of $L$ and of $\\tau$.",
+        "An inverse that is certainly right to $\\tau$: a function of $\\varphi$ (a function of points), of data "
+        "`z` of shape (B, n), of $L$ and of $\\tau$.",
         inverted,
         (
             Mistake(
@@ -189,7 +194,10 @@ QUESTIONS = (
         lambda mu, nu: torch.linalg.det(real(mu, nu)),
         (
             Mistake("The absolute values are to be squared.", lambda mu, nu: abs(mu) - abs(nu)),
-            Mistake("The conjugation turns the plane over: its part counts negative.", lambda mu, nu: abs(mu) ** 2 + abs(nu) ** 2),
+            Mistake(
+                "The conjugation turns the plane over: its part counts negative.",
+                lambda mu, nu: abs(mu) ** 2 + abs(nu) ** 2,
+            ),
         ),
         part="a",
         takes="mu, nu",
@@ -200,7 +208,10 @@ QUESTIONS = (
         "The norm $\\lVert M - I\\rVert$, a function of $\\mu$ and $\\nu$.",
         norm_of_branch,
         (
-            Mistake("The identity belongs to $\\mu$: subtract before you take absolute values.", lambda mu, nu: abs(mu) + abs(nu) - 1),
+            Mistake(
+                "The identity belongs to $\\mu$: subtract before you take absolute values.",
+                lambda mu, nu: abs(mu) + abs(nu) - 1,
+            ),
             Mistake(
                 "On the worst vector the two parts point the same way: they add up without squares.",
                 lambda mu, nu: math.hypot(abs(mu - 1), abs(nu)),

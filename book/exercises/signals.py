@@ -72,8 +72,13 @@ QUESTIONS = (
         farthest,
         (
             Mistake("This is $u = r - \\frac12$.", lambda: [farthest()[0] - 0.5, farthest()[1]]),
-            Mistake("Half of it is lost: the slope of the inverse of logit is $r(1 - r)$.", lambda: [farthest()[0], 0.5 * farthest()[1]]),
-            Mistake("This is where $r(1 - r)^2$ is largest. The second factor is $r - \\frac12$.", lambda: [1 / 3, 4 / 27]),
+            Mistake(
+                "Half of it is lost: the slope of the inverse of logit is $r(1 - r)$.",
+                lambda: [farthest()[0], 0.5 * farthest()[1]],
+            ),
+            Mistake(
+                "This is where $r(1 - r)^2$ is largest. The second factor is $r - \\frac12$.", lambda: [1 / 3, 4 / 27]
+            ),
         ),
     ),
     Question(
@@ -82,7 +87,9 @@ QUESTIONS = (
         seen,
         (
             Mistake("This is $d^2$, what the data leave open.", open_distance),
-            Mistake("This is the distance in the prior, all of it.", lambda A, S, delta, a: a @ torch.linalg.solve(S, a)),
+            Mistake(
+                "This is the distance in the prior, all of it.", lambda A, S, delta, a: a @ torch.linalg.solve(S, a)
+            ),
             Mistake("The noise enters with its variance.", lambda A, S, delta, a: seen(A, S, delta**0.5, a)),
         ),
         takes="A, Sigma, delta, a",
@@ -90,11 +97,17 @@ QUESTIONS = (
     ),
     Question(
         "ex-sg-gain",
-        "Mean and variance of $\\mathrm{logit}\\,r$ given the second class: a function of $w_2$ and $D$ that returns both.",
+        "Mean and variance of $\\mathrm{logit}\\,r$ given the second class: a function of $w_2$ and $D$ that "
+        "returns both.",
         law_of_logit,
         (
-            Mistake("The mean is too large: complete the square with the point half-way between the classes.", lambda w, D: [law_of_logit(w, D)[0] + 0.5 * D**2, D**2]),
-            Mistake("This is given the first class: the sign of $D^2$.", lambda w, D: [law_of_logit(w, D)[0] - D**2, D**2]),
+            Mistake(
+                "The mean is too large: complete the square with the point half-way between the classes.",
+                lambda w, D: [law_of_logit(w, D)[0] + 0.5 * D**2, D**2],
+            ),
+            Mistake(
+                "This is given the first class: the sign of $D^2$.", lambda w, D: [law_of_logit(w, D)[0] - D**2, D**2]
+            ),
             Mistake("This is the standard deviation.", lambda w, D: [law_of_logit(w, D)[0], D]),
             Mistake("The weights of the classes shift the mean.", lambda w, D: [0.5 * D**2, D**2]),
         ),
@@ -104,13 +117,22 @@ QUESTIONS = (
     ),
     Question(
         "ex-sg-newton",
-        "The certificate in the standard variables: a function of the gradient of $J_z$ (B, n), of the matrix $B$ whose least "
-        "eigenvalue counts in the old variables, and of $T$.",
+        "The certificate in the standard variables: a function of the gradient of $J_z$ (B, n), of the matrix $B$ "
+        "whose least eigenvalue counts in the old variables, and of $T$.",
         certificate,
         (
-            Mistake("The gradient is multiplied by the transpose, $T^*$.", lambda g, B, T: (g @ T.mT).norm(dim=-1) / torch.linalg.eigvalsh(T.mT @ B @ T)[0]),
-            Mistake("The eigenvalue is that of $T^*BT$: the objective bends otherwise in the new variables.", lambda g, B, T: (g @ T).norm(dim=-1) / torch.linalg.eigvalsh(B)[0]),
-            Mistake("Divide by the *least* eigenvalue.", lambda g, B, T: (g @ T).norm(dim=-1) / torch.linalg.eigvalsh(T.mT @ B @ T)[-1]),
+            Mistake(
+                "The gradient is multiplied by the transpose, $T^*$.",
+                lambda g, B, T: (g @ T.mT).norm(dim=-1) / torch.linalg.eigvalsh(T.mT @ B @ T)[0],
+            ),
+            Mistake(
+                "The eigenvalue is that of $T^*BT$: the objective bends otherwise in the new variables.",
+                lambda g, B, T: (g @ T).norm(dim=-1) / torch.linalg.eigvalsh(B)[0],
+            ),
+            Mistake(
+                "Divide by the *least* eigenvalue.",
+                lambda g, B, T: (g @ T).norm(dim=-1) / torch.linalg.eigvalsh(T.mT @ B @ T)[-1],
+            ),
         ),
         takes="gradient, B, T",
         inputs=((G, S, T), (2 * G, S @ S, T.mT.contiguous())),
@@ -120,7 +142,10 @@ QUESTIONS = (
         "What the certificate says, and what is true: a function of the distance $d$ of neighbours that returns both.",
         four,
         (
-            Mistake("The certificate looks at opposite corners, which are farther apart.", lambda d: [four(d)[1], four(d)[1]]),
+            Mistake(
+                "The certificate looks at opposite corners, which are farther apart.",
+                lambda d: [four(d)[1], four(d)[1]],
+            ),
             Mistake("It is true that neighbours decide: the prior is a product.", lambda d: [four(d)[0], four(d)[0]]),
             Mistake("Distances enter squared.", lambda d: [1 - 2**0.5 * d / 4, 1 - d / 4]),
         ),

@@ -35,7 +35,9 @@ def error_from_fisher(fisher: float, m: int, delta: float) -> Tensor:
     fisher, delta = float(fisher), float(delta)
     eye = torch.eye(int(m), dtype=torch.float64)
     prior = GaussianMixture([1.0], [[0.0] * int(m)], ((int(m) / fisher - delta**2) * eye)[None])
-    covariance = invlib.posterior_covariance(LinearProblem(eye, delta), prior, torch.zeros(1, int(m), dtype=torch.float64))
+    covariance = invlib.posterior_covariance(
+        LinearProblem(eye, delta), prior, torch.zeros(1, int(m), dtype=torch.float64)
+    )
     return covariance[0].trace()
 
 
@@ -147,8 +149,8 @@ QUESTIONS = (
     ),
     Question(
         "ex-tw-blind",
-        "Let $x_1 \\sim N(0, 1)$, $x_2 = \\theta x_1 + \\xi$ with an independent $\\xi \\sim N(0, 1)$ and $\\delta = 0.45$. "
-        "The mean of $x_2$ given $y$, a function of $\\theta$ and $y$.",
+        "Let $x_1 \\sim N(0, 1)$, $x_2 = \\theta x_1 + \\xi$ with an independent $\\xi \\sim N(0, 1)$ and $\\delta "
+        "= 0.45$. The mean of $x_2$ given $y$, a function of $\\theta$ and $y$.",
         second,
         (
             Mistake(
@@ -186,11 +188,14 @@ QUESTIONS = (
     ),
     Question(
         "ex-tw-poisson",
-        "A function of the probabilities (or numbers) `p` of the counts 0, 1, ..., $N$: the means of $x$ given $y = 0, \\dots, "
-        "N - 1$.",
+        "A function of the probabilities (or numbers) `p` of the counts 0, 1, ..., $N$: the means of $x$ given $y = "
+        "0, \\dots, N - 1$.",
         mean_of_counts,
         (
-            Mistake("For $y = 0$ this is zero, whatever the prior is. Can that be?", lambda p: torch.arange(len(p) - 1) * p[1:] / p[:-1]),
+            Mistake(
+                "For $y = 0$ this is zero, whatever the prior is. Can that be?",
+                lambda p: torch.arange(len(p) - 1) * p[1:] / p[:-1],
+            ),
             Mistake("The quotient is upside down.", lambda p: (torch.arange(len(p) - 1) + 1) * p[:-1] / p[1:]),
             Mistake("The factor in front of the quotient is lost.", lambda p: p[1:] / p[:-1]),
         ),
@@ -218,8 +223,8 @@ QUESTIONS = (
     ),
     Question(
         "ex-tw-width",
-        "An estimate of $\\mathbb E(y + \\delta^2 f(y) - x)^2$ from data alone: a function of the values of $f$ and of $f'$ "
-        "at the data, of the weights of the data (their sum is one), and of $\\delta$.",
+        "An estimate of $\\mathbb E(y + \\delta^2 f(y) - x)^2$ from data alone: a function of the values of $f$ and "
+        "of $f'$ at the data, of the weights of the data (their sum is one), and of $\\delta$.",
         risk,
         (
             Mistake(
@@ -239,4 +244,3 @@ QUESTIONS = (
         inputs=(risk_case(0.45), risk_case(0.8)),
     ),
 )
-
