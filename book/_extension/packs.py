@@ -28,7 +28,7 @@ from reader_notebooks import Writer, details, writer_for
 from sphinx.application import Sphinx
 
 if TYPE_CHECKING:
-    from exercises import Question
+    from exercises import Mistake, Question
 
 BOOK = Path(__file__).resolve().parent.parent
 FOLDER = "packs"
@@ -190,11 +190,21 @@ class Lecturer(PackWriter):
 
 
 def wrong_answers(asked: Iterable[Question]) -> str:
-    """Return the usual wrong answers, and what to say to them, as a table."""
-    rows = [f"| {ask(question)} | {mistake.says} |" for question in asked for mistake in question.mistakes]
-    if not rows:
+    """Return the usual wrong answers, and what the check says to them."""
+    parts = ["**What goes wrong, and what the check says**"]
+    for question in asked:
+        said = [f"- {wrong_value(question, mistake)}{mistake.says}" for mistake in question.mistakes]
+        parts.append(f"{ask(question)}\n\n" + "\n".join(said))
+    return "\n\n".join(parts) if len(parts) > 1 else ""
+
+
+def wrong_value(question: Question, mistake: Mistake) -> str:
+    """Return the numbers of a wrong answer; none if a function is asked for."""
+    if question.takes:
         return ""
-    return "\n".join(["**What goes wrong, and what the check says**\n", "| Asked | Said |", "|:--|:--|", *rows])
+    value = mistake.answer()
+    numbers = value if isinstance(value, list) else [value]
+    return f"*{', '.join(f'{float(number):.3g}' for number in numbers)}*: "
 
 
 # What only the lecturer sees
@@ -278,11 +288,11 @@ def nbgrader(title: str, setup: str, tasks: Iterable[Task]) -> NotebookNode:
 
 def nbgrader_answer(question: Question) -> str:
     """Return a gap with the answer between the marks of nbgrader."""
-    gap, room = stub(question), "    " if question.takes else ""
+    gap, room = stub(question).replace(MARK, "", 1), "    " if question.takes else ""
     name = "return" if question.takes else f"{question.variable} ="
     lines = ["### BEGIN SOLUTION", "from exercises import find", f"{name} {answer_code(question)}", "### END SOLUTION"]
-    before, after = gap.rsplit("\n", 1) if question.takes else (gap, "")
-    return "\n".join([before, *(room + line for line in lines), after]).rstrip()
+    before, after = gap.rsplit("\n", 1) if question.takes else (gap.strip(), "")
+    return "\n".join([before.rstrip(), *(room + line for line in lines), after]).rstrip()
 
 
 def graded(name: str, *, solution: bool = False, points: int = 0) -> dict[str, object]:
@@ -295,12 +305,11 @@ def otter(title: str, setup: str, tasks: Iterable[Task]) -> NotebookNode:
     """Return the exercises in the format of otter-grader: the master notebook."""
     cells = [raw("# ASSIGNMENT CONFIG\nexport_cell: false\ncheck_all_cell: false"), *sheet_opening(title, setup)]
     for task in tasks:
-        cells += [markdown(each) for each in (task.text, task.hints) if each]
+        text = [markdown(each) for each in (task.text, task.hints) if each]
         asked, name = task.asked(), task.label.removeprefix("ex-").replace("-", "_")
-        if task.kind != "Code" or not asked:
-            cells += between(
-                "QUESTION", f"text_{name}", [markdown(ROOM), *solution([markdown(task.solution)])], 2, True
-            )
+        by_hand = task.kind != "Code" or not asked
+        answer = solution([markdown(task.solution)])
+        cells += between("QUESTION", f"text_{name}", [*text, *answer], 2, manual=True) if by_hand else text
         for question in asked:
             answer = code(stub(question, answer_code(question) + "  # SOLUTION"))
             answer.source = answer.source.replace(MARK, "from exercises import find  # SOLUTION", 1)
