@@ -52,7 +52,7 @@ test: lint  ## run everything that continuous integration runs
 	  --no-loadscope-reorder --cov=invlib
 
 packs: html  ## make the archives that a lecturer hands out, in _build/packs
-	$(BIN)/python book/packs.py
+	$(BIN)/python book/hand_out.py
 
 rehearse: packs  ## run every student notebook to its first gap, and both graders (about half an hour)
 	$(BIN)/python tests/run_packs.py

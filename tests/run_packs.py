@@ -26,7 +26,7 @@ import test_packs
 sys.path.insert(0, str(browsing.ROOT / "book"))
 
 import exercises
-import packs
+import hand_out
 
 GRADED = "divergence"  # the chapter that goes through the graders
 TOOLS = {"nbgrader": "nbgrader==0.9.6", "otter": "otter-grader==7.0.0"}
@@ -61,7 +61,7 @@ def environment(folder: Path, tool: str) -> Path | None:
 
 def unpack(kind: str, folder: Path) -> Path:
     """Unpack an archive; return its folder."""
-    with zipfile.ZipFile(packs.PACKS / f"{kind}.zip") as archive:
+    with zipfile.ZipFile(hand_out.PACKS / f"{kind}.zip") as archive:
         archive.extractall(folder)
     return folder / kind
 

@@ -17,7 +17,7 @@ from nbclient.exceptions import CellExecutionError
 sys.path.insert(0, str(browsing.ROOT / "book"))
 
 import exercises
-import packs
+import hand_out
 from exercises import asking
 
 NAMES = browsing.chapters()
@@ -34,7 +34,7 @@ def _pages() -> None:
 
 def notebook(kind: str, name: str) -> nbformat.NotebookNode:
     inner = {"nbgrader": f"source/{name}/{name}", "otter": f"{name}/{name}"}.get(kind, name)
-    return nbformat.read(packs.PACKS / kind / f"{inner}.ipynb", as_version=4)
+    return nbformat.read(hand_out.PACKS / kind / f"{inner}.ipynb", as_version=4)
 
 
 def page(name: str) -> str:
@@ -308,16 +308,16 @@ def test_an_unknown_question_is_told() -> None:
 
 
 def test_the_archives_hold_all_notebooks_and_are_the_same_every_time() -> None:
-    for kind in packs.ABOUT:
-        target = packs.pack(kind)
+    for kind in hand_out.ABOUT:
+        target = hand_out.pack(kind)
         before = target.read_bytes()
-        assert packs.pack(kind).read_bytes() == before
+        assert hand_out.pack(kind).read_bytes() == before
         with zipfile.ZipFile(target) as archive:
             names = archive.namelist()
         wanted = NAMES if kind in ("student", "lecturer") else exercises.CHAPTERS
         assert {name for name in names if name.endswith(".ipynb")} == {
-            f"{kind}/{path.relative_to(packs.PACKS / kind).as_posix()}"
-            for path in (packs.PACKS / kind).rglob("*.ipynb")
+            f"{kind}/{path.relative_to(hand_out.PACKS / kind).as_posix()}"
+            for path in (hand_out.PACKS / kind).rglob("*.ipynb")
         }
         assert sum(name.endswith(".ipynb") for name in names) == len(wanted)
         assert sum(name.endswith(".whl") for name in names) == 2

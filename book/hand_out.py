@@ -1,6 +1,6 @@
 """Put together what a lecturer hands out: archives in ``_build/packs``, of notebooks that were built with the pages.
 
-    python book/packs.py
+    python book/hand_out.py
 
 - ``student.zip`` and ``lecturer.zip``: a notebook for each chapter, and the packages that they import.
 - ``nbgrader.zip``: a course folder for nbgrader. ``otter.zip``: master notebooks for otter-grader.
