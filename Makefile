@@ -15,7 +15,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 SEED ?= 7
 
 .DEFAULT_GOAL := help
-.PHONY: help book execute reseed test alone lint bench figures release serve clean html
+.PHONY: help book execute reseed test packs rehearse alone lint bench figures release serve clean html
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,12 @@ test: lint  ## run everything that continuous integration runs
 	@$(MAKE) --no-print-directory html
 	$(BIN)/python -m pytest --nbval-lax -n 2 --dist loadfile \
 	  --no-loadscope-reorder --cov=invlib
+
+packs: html  ## make the archives that a lecturer hands out, in _build/packs
+	$(BIN)/python book/hand_out.py
+
+rehearse: packs  ## run every student notebook to its first gap, and both graders (about half an hour)
+	$(BIN)/python tests/run_packs.py
 
 alone: html  ## run every notebook that the pages offer, in a new environment (about a quarter of an hour)
 	$(BIN)/python tests/run_alone.py

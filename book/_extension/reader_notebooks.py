@@ -442,7 +442,7 @@ SILENT = ("target", "raw", "comment", "index", "substitution_definition", "meta"
 
 PACKAGES = {
     "invlib": ("invlib", "pyproject.toml", "README.md", "LICENSE"),
-    "book": ("checks", "figures.py", "pyproject.toml"),
+    "book": ("checks", "exercises", "figures.py", "pyproject.toml"),
 }
 """The folders of the packages that a notebook needs, and what goes into each, from the root and from the book."""
 
@@ -488,15 +488,22 @@ def notebook_of(writer: Writer, tree: nodes.document, wheels: Iterable[str] = ()
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
 
-def write(app: Sphinx, tree: nodes.document, name: str) -> None:
-    """Write the notebook of a page, if the page is one."""
+def writer_for(app: Sphinx, name: str, kind: type[Writer] = Writer) -> Writer | None:
+    """Return a writer for the notebook of a page, if the page is one."""
     source = Path(app.env.doc2path(name))
     if app.builder.format != "html" or source.suffix != ".ipynb":
-        return
+        return None
     numbers, sections = app.env.toc_fignumbers.get(name, {}), app.env.toc_secnumbers.get(name, {})
-    formats = {kind: app.config.numfig_format[kind] for kind in ("figure", "table")}
+    formats = {each: app.config.numfig_format[each] for each in ("figure", "table")}
     address = app.config.html_baseurl.rstrip("/") + "/" if app.config.html_baseurl else ""
-    writer = Writer(name, nbformat.read(source, as_version=4), numbers, sections, address, formats)
+    return kind(name, nbformat.read(source, as_version=4), numbers, sections, address, formats)
+
+
+def write(app: Sphinx, tree: nodes.document, name: str) -> None:
+    """Write the notebook of a page, if the page is one."""
+    writer = writer_for(app, name)
+    if writer is None:
+        return
     wheels = sorted(path.name for path in (Path(app.outdir) / WHEELS).glob("*.whl"))
     target = Path(app.outdir) / FOLDER / f"{name}.ipynb"
     target.parent.mkdir(parents=True, exist_ok=True)
