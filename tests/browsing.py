@@ -46,7 +46,11 @@ def is_fresh() -> bool:
     if not index.exists():
         return False
     sources = [ROOT / "_config.yml", ROOT / "_toc.yml"]
+<<<<<<< HEAD
     for pattern in ("*.md", "*.ipynb", "*.bib", "_static/**/*", "_extension/*.py", "exercises/*.py", "room.yml"):
+=======
+    for pattern in ("*.md", "*.ipynb", "*.bib", "_static/**/*", "_templates/*", "_extension/*"):
+>>>>>>> w-pages
         sources += (ROOT / "book").glob(pattern)
     return max(path.stat().st_mtime for path in sources) <= index.stat().st_mtime
 
@@ -102,11 +106,10 @@ def launched() -> Iterator[Browser]:
 
 
 def open_page(page: Page, url: str) -> None:
-    """Go to a page and wait until formulas and fonts stand."""
+    """Go to a page and wait until fonts and pictures stand."""
     page.goto(url, wait_until="load")
     page.evaluate(
         """async () => {
-            if (window.MathJax?.startup) await MathJax.startup.promise;
             await document.fonts.ready;
             for (const image of document.images) image.loading = "eager";
             await Promise.all([...document.images].map(image => image.decode().catch(() => 0)));

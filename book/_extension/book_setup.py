@@ -1,14 +1,12 @@
-"""A small Sphinx extension: MathJax from disk, unique names, buttons that wait for an address.
-
-*MathJax.* The package ``sphinx-mathjax-offline`` ships a complete MathJax. The book needs only one
-of its files, plus the TeX extensions that MathJax loads on demand. The SVG output needs no web
-fonts, so formulas also work where a browser refuses to load fonts for a page opened from disk.
+"""A small Sphinx extension: unique names, scripts that a page needs, buttons that wait for an address.
 
 *Names.* The names that ``sphinx-proof`` and ``sphinx-exercise`` give to all their bodies alike become unique, as HTML
 asks for.
 
 *Descriptions.* Every page tells search engines, and those who show links, its title and its first paragraph that needs
 no formula; once ``html: baseurl`` is set, also its address and its first picture of points.
+
+*Scripts.* Extensions and the theme bring scripts that nothing in the book uses, and some twice; they stay out.
 
 *Address.* The buttons that lead to the repository appear once ``repository: url`` in
 ``_config.yml`` is set.
@@ -18,41 +16,16 @@ from __future__ import annotations
 
 import re
 from html import escape, unescape
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
-from sphinx.errors import ExtensionError
-from sphinx.util.fileutil import copy_asset
 
-MATHJAX_PACKAGE = "sphinx-mathjax-offline"
-MATHJAX_FILES = ("tex-svg.js", "input/tex/extensions")
+UNUSED = ("thebe", "togglebutton", "togglehint", "toggleopen", "design-tabs", "search_as_you_type")
 REPEATED = ("proof-content", "exercise-content", "solution-content")
 SHORTEST, LONGEST = 60, 200  # letters of a description
 ADDRESS_BUTTONS = ("use_repository_button", "use_edit_page_button", "use_issues_button")
-
-
-def mathjax_folder() -> Path:
-    """Return the folder of the installed MathJax."""
-    spec = find_spec(MATHJAX_PACKAGE)
-    if spec is None or spec.origin is None:
-        raise ExtensionError(f"{MATHJAX_PACKAGE} is missing: pip install -r requirements.txt")
-    return Path(spec.origin).parent / "static" / "mathjax"
-
-
-def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
-    """Copy the needed part of MathJax into the built pages."""
-    if error is not None or app.builder.format != "html":
-        return
-    target = Path(app.outdir) / "_static" / "mathjax"
-    for name in MATHJAX_FILES:
-        source = mathjax_folder() / name
-        place = target / name if source.is_dir() else (target / name).parent
-        place.mkdir(parents=True, exist_ok=True)
-        copy_asset(str(source), str(place))
 
 
 def make_names_unique(app: Sphinx, tree: nodes.document) -> None:
@@ -60,6 +33,18 @@ def make_names_unique(app: Sphinx, tree: nodes.document) -> None:
     for count, node in enumerate(tree.findall(nodes.section), start=1):
         if node["ids"] and node["ids"][0] in REPEATED:
             node["ids"][0] += f"-{count}"
+
+
+def leave_out(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: nodes.document | None) -> None:
+    """Leave out the scripts and styles that a page does not use, and what comes twice."""
+    for kind in ("script_files", "css_files"):
+        files = {described_file(file): file for file in context[kind]}
+        context[kind] = [file for name, file in files.items() if not any(word in name.lower() for word in UNUSED)]
+
+
+def described_file(file: Any) -> str:  # noqa: ANN401
+    """Return the address of a script or style, and what is written in it."""
+    return f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', {}).get('body', '')}"
 
 
 def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: nodes.document | None) -> None:
@@ -107,10 +92,10 @@ def set_buttons(app: Sphinx, config: Config) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the parts with Sphinx."""
-    app.config.mathjax_path = "mathjax/tex-svg.js"
     app.connect("config-inited", set_buttons)
     app.connect("doctree-read", make_names_unique)
     app.connect("html-page-context", describe)
-    app.connect("build-finished", copy_mathjax)
+    app.connect("html-page-context", leave_out, priority=950)
+    app.add_css_file("icons.css")
     app.add_js_file("reading.js", loading_method="defer")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -102,15 +102,13 @@
     });
   };
 
-  // Formulas and pictures move the page while they come in. Stay with the target until the reader moves.
+  // Pictures move the page while they come in. Stay with the target until the reader moves.
   const stay = async (goal) => {
     let moved = false;
     for (const event of ["wheel", "touchmove", "keydown", "pointerdown"])
       addEventListener(event, () => (moved = true), { once: true, passive: true });
     const again = () => moved || goal.scrollIntoView({ behavior: "instant" });
     if (document.readyState !== "complete") await new Promise((done) => addEventListener("load", done, { once: true }));
-    again();
-    await window.MathJax?.startup?.promise;
     again();
   };
 

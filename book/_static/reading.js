@@ -33,7 +33,6 @@
     mark(box);
   };
   const watch = () => {
-    for (const formula of document.querySelectorAll(".bd-article mjx-container[tabindex]")) formula.removeAttribute("tabindex");
     const sizes = new ResizeObserver((entries) => entries.forEach((entry) => fit(entry.target)));
     for (const box of document.querySelectorAll(WIDE)) {
       sizes.observe(box); // also when a fold opens
@@ -59,9 +58,33 @@
     again();
   };
 
-  const start = async () => {
+  // On a narrow screen a table that does not fit becomes a list: each cell says what its column is called.
+  const STACKED = 600; // pixels of the window, as in book.css
+  const stack = () => {
+    for (const table of document.querySelectorAll(".bd-article table")) {
+      const heads = [...table.querySelectorAll(":scope > thead > tr:only-child > th")];
+      const rows = [...table.querySelectorAll(":scope > tbody > tr")];
+      const simple = heads.length > 2 && rows.every((row) => row.cells.length === heads.length);
+      if (!simple || table.matches(".stacks") || !table.checkVisibility() || table.scrollWidth <= table.parentElement.clientWidth) continue;
+      table.classList.add("stacks");
+      for (const row of rows)
+        [...row.cells].slice(1).forEach((cell, index) => {
+          const name = document.createElement("span");
+          name.className = "column";
+          name.append(...[...heads[index + 1].childNodes].map((node) => node.cloneNode(true)));
+          cell.prepend(name);
+        });
+    }
+  };
+  const stackOnce = () => {
+    if (innerWidth > STACKED) return;
+    stack();
+    document.addEventListener("toggle", () => stack(), true);
+  };
+
+  const start = () => {
     follow();
-    await window.MathJax?.startup?.promise;
+    stackOnce();
     watch();
   };
   addEventListener("load", start);

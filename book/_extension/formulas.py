@@ -1,0 +1,196 @@
+"""A small Sphinx extension: formulas are typeset when the book is built, and the pages load no script for them.
+
+MathJax, from the package ``sphinx-mathjax-offline``, runs in the engine of ``mini-racer`` and draws formulas as SVG, which
+needs no fonts. A page holds the outline of a letter once, and once a formula that it shows again. Beside each
+drawing stands the same formula in MathML, which is hidden from sight: screen readers read it. A formula that cannot be
+read stops the build.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from html import unescape
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from py_mini_racer import MiniRacer
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+
+MATHJAX_PACKAGE = "sphinx-mathjax-offline"
+PARTS = (
+    "core.js",
+    "adaptors/liteDOM.js",
+    "loader.js",
+    "input/tex-full.js",
+    "output/svg.js",
+    "output/svg/fonts/tex.js",
+)
+ALONE = "globalThis.global = globalThis; MathJax = {startup: {typeset: false, ready() {}}};"
+FORMULA = re.compile(r"\\\((?P<line>.+?)\\\)|\\\[(?P<display>.+?)\\\]", re.DOTALL)
+PLACE = re.compile(
+    r'(?P<open><(?P<tag>span|div) class="[^"]*\bmath notranslate nohighlight[^"]*"[^>]*>)'
+    r"(?P<inside>.*?)(?P<close></(?P=tag)>)",
+    re.DOTALL,
+)
+OUTLINE = re.compile(r'<path id="MJX-(?:\d+-)?TEX-([^"]+)" d="([^"]*)"></path>')
+LETTER = re.compile(r' data-c="\w+" xlink:href="#MJX-(?:\d+-)?TEX-([^"]+)"')
+NEEDLESS = re.compile(r' (?:data-mml-node|data-mjx-[\w-]+|xmlns(?::\w+)?|role|focusable)="[^"]*"')
+SVG_PARTS = re.compile(r"<svg([^>]*)>(.*)</svg>", re.DOTALL)
+USED = re.compile(r'href="#m-([^"]+)"')
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A typeset formula: the attributes of its drawing, the drawing, and the formula in MathML."""
+
+    frame: str
+    drawing: str
+    mathml: str
+
+
+def mathjax_folder() -> Path:
+    """Return the folder of the installed MathJax."""
+    spec = find_spec(MATHJAX_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ExtensionError(f"{MATHJAX_PACKAGE} is missing: pip install -r requirements.txt")
+    return Path(spec.origin).parent / "static" / "mathjax"
+
+
+@cache
+def engine() -> MiniRacer:
+    """Start the engine with MathJax in it."""
+    started = MiniRacer()
+    started.eval(ALONE)
+    for file in (*(mathjax_folder() / part for part in PARTS), Path(__file__).with_name("typeset.js")):
+        started.eval(file.read_text(encoding="utf-8"))
+    return started
+
+
+@cache
+def typeset(tex: str, display: bool) -> Formula:
+    """Typeset one formula; what cannot be read is a ValueError."""
+    made = json.loads(engine().call("typeset", tex, display))
+    if "fault" in made:
+        raise ValueError(f"a formula cannot be typeset ({made['fault']}): {tex}")
+    frame, drawing = SVG_PARTS.search(NEEDLESS.sub("", LETTER.sub(r' href="#m-\1"', made["drawing"]))).groups()
+    mathml = re.sub(r">\s+<", "><", NEEDLESS.sub("", made["mathml"])).strip()
+    return Formula(frame, drawing, mathml)
+
+
+@cache
+def outlines(known: int) -> dict[str, str]:
+    """Return the outlines of all letters typeset so far, of which some number of formulas is known."""
+    return dict(OUTLINE.findall(engine().call("outlines")))
+
+
+def markup(formula: Formula, display: bool, name: str | None) -> str:
+    """Return a formula as HTML; one with a name is drawn elsewhere on the page."""
+    drawing = formula.drawing if name is None else f'<use href="#{name}"></use>'
+    shown = ' display="true"' if display else ""
+    mathml = formula.mathml.replace("<math", '<math display="block"', 1) if display else formula.mathml
+    return (
+        f'<mjx-container jax="SVG"{shown}><svg{formula.frame} aria-hidden="true">{drawing}</svg>'
+        f"<mjx-assistive-mml>{mathml}</mjx-assistive-mml></mjx-container>"
+    )
+
+
+def store(drawings: dict[str, str], names: dict[str, str]) -> str:
+    """Return what a page keeps out of sight: letters, and drawings with names."""
+    paths = letters_of("".join(drawings))
+    letters = "".join(f'<path id="m-{letter}" d="{path}"></path>' for letter, path in paths.items())
+    shared = "".join(f'<g id="{name}">{drawing}</g>' for drawing, name in names.items())
+    return f'<svg class="formulas" aria-hidden="true" width="0" height="0"><defs>{letters}{shared}</defs></svg>'
+
+
+def formulas_of(html: str) -> list[tuple[str, bool]]:
+    """Return the formulas of a page, each as often as it stands there."""
+    found = []
+    for place in PLACE.finditer(html):
+        for formula in FORMULA.finditer(bracketed(place["inside"])):
+            found.append((unescape(formula["line"] or formula["display"]).strip(), formula["line"] is None))
+    return found
+
+
+def bracketed(inside: str) -> str:
+    r"""Return the inside of a place for a formula; an environment of its own gets the brackets that others have."""
+    return f"\\[{inside}\\]" if inside.lstrip().startswith("\\begin{") else inside
+
+
+def typeset_page(html: str, prefix: str = "f") -> str:
+    """Return a page, or a piece of one, with its formulas typeset; names of shared drawings begin with the prefix."""
+    counts = Counter(formulas_of(html))
+    if not counts:
+        return html
+    made = {key: typeset(*key) for key in counts}
+    times: Counter[str] = Counter()
+    for key, count in counts.items():
+        times[made[key].drawing] += count
+    shared = [drawing for drawing, count in times.items() if count > 1 and len(drawing) > 60]
+    names = {drawing: f"{prefix}{number}" for number, drawing in enumerate(shared)}
+
+    def one(formula: re.Match[str]) -> str:
+        display = formula["line"] is None
+        set_formula = made[unescape(formula["line"] or formula["display"]).strip(), display]
+        return markup(set_formula, display, names.get(set_formula.drawing))
+
+    def place(found: re.Match[str]) -> str:
+        return found["open"] + FORMULA.sub(one, bracketed(found["inside"])) + found["close"]
+
+    html = PLACE.sub(place, html)
+    kept = store(dict.fromkeys(times, ""), names)
+    return re.sub(r"<body[^>]*>", lambda body: body[0] + kept, html, count=1) if "<body" in html else kept + html
+
+
+def letters_of(html: str) -> dict[str, str]:
+    """Return the outlines of the letters that some HTML uses."""
+    paths = outlines(typeset.cache_info().currsize)
+    return {letter: paths[letter] for letter in dict.fromkeys(USED.findall(html))}
+
+
+def typeset_alone(html: str) -> str:
+    """Return a piece of a page with its formulas drawn in full; the letters are left to ``letters_of``."""
+
+    def one(formula: re.Match[str]) -> str:
+        display = formula["line"] is None
+        return markup(typeset(unescape(formula["line"] or formula["display"]).strip(), display), display, None)
+
+    return PLACE.sub(lambda found: found["open"] + FORMULA.sub(one, bracketed(found["inside"])) + found["close"], html)
+
+
+def typeset_pages(app: Sphinx, error: Exception | None) -> None:
+    """Typeset the formulas of all pages that were written."""
+    if error is not None or app.builder.format != "html":
+        return
+    for file in sorted(Path(app.outdir).rglob("*.html")):
+        html = file.read_text(encoding="utf-8")
+        try:
+            made = typeset_page(html)
+        except ValueError as fault:
+            raise ExtensionError(f"{file.name}: {fault}") from fault
+        if made != html:
+            file.write_text(made, encoding="utf-8")
+
+
+def without_script(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: object) -> None:
+    """Take out the script that would typeset in the browser."""
+    context["script_files"] = [
+        file for file in context["script_files"] if "mathjax" not in str(script_of(file)).lower()
+    ]
+
+
+def script_of(file: Any) -> str:  # noqa: ANN401
+    """Return the address of a script, or its own text."""
+    return f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', {}).get('body', '')}"
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register both with Sphinx."""
+    app.connect("html-page-context", without_script, priority=900)
+    app.connect("build-finished", typeset_pages, priority=900)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
