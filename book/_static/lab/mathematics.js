@@ -247,24 +247,25 @@ function mathematics() {
     return solve(sum(first, second), add(apply(first, mixture.means[i]), apply(second, mixture.means[j])));
   }
 
-  // Newton's method for a mode. Where it does not lead upwards, the point moves to the mean of the components' means,
-  // weighted by precision and responsibility: that never leads downwards.
+  // One Newton step towards a mode. Where it does not lead upwards, the point moves to the mean of the components'
+  // means, weighted by precision and responsibility: that never leads downwards.
+  function newton_step(mixture, point, here = mixture.derivatives(point)) {
+    const { score, hessian, log_prob } = here;
+    if (hessian[0] < 0 && determinant(hessian) > 0) {
+      const next = minus(point, solve(hessian, score));
+      if (mixture.log_prob(next) >= log_prob - 1e-12) return next;
+    }
+    return mean_shift(mixture, point);
+  }
+
   function climb(mixture, start) {
     let point = start;
     let here = mixture.derivatives(point);
     for (let iteration = 0; iteration < 200; iteration++) {
-      const { score, hessian } = here;
-      if (Math.hypot(...score) < 1e-13) break;
-      const concave = hessian[0] < 0 && determinant(hessian) > 0;
-      let next = concave ? minus(point, solve(hessian, score)) : mean_shift(mixture, point);
-      let there = mixture.derivatives(next);
-      if (there.log_prob < here.log_prob - 1e-12) {
-        next = mean_shift(mixture, point);
-        there = mixture.derivatives(next);
-      }
+      const next = newton_step(mixture, point, here);
       const moved = Math.hypot(next[0] - point[0], next[1] - point[1]);
       point = next;
-      here = there;
+      here = mixture.derivatives(point);
       if (moved < 1e-10) break;
     }
     return { point, height: here.log_prob };
@@ -400,10 +401,10 @@ function mathematics() {
     }
   }
 
-  // phi = last o (Id + f_K) o ... o (Id + f_1) o first
+  // phi(x) = last (Id + f_K) o ... o (Id + f_1) (first (x - centre)) + H centre
   class IResNet {
-    constructor(first, blocks, last) {
-      Object.assign(this, { first, blocks, last });
+    constructor(first, blocks, last, centre = [0, 0], image = [0, 0]) {
+      Object.assign(this, { first, blocks, last, centre, image });
     }
 
     forward(x) {
@@ -411,20 +412,20 @@ function mathematics() {
     }
 
     forward_and_jacobian(x) {
-      let value = apply(this.first, x);
+      let value = apply(this.first, minus(x, this.centre));
       let jacobian = this.first;
       for (const block of this.blocks) {
         const step = block.forward_and_jacobian(value);
         value = step.value;
         jacobian = product(step.jacobian, jacobian);
       }
-      return { value: apply(this.last, value), jacobian: product(this.last, jacobian) };
+      return { value: add(apply(this.last, value), this.image), jacobian: product(this.last, jacobian) };
     }
 
     inverse(z) {
-      let x = solve(this.last, z);
+      let x = solve(this.last, minus(z, this.image));
       for (let k = this.blocks.length - 1; k >= 0; k--) x = this.blocks[k].inverse(x);
-      return solve(this.first, x);
+      return add(solve(this.first, x), this.centre);
     }
   }
 
@@ -489,9 +490,9 @@ function mathematics() {
   }
 
   return {
-    IDENTITY, add, minus, times, dot, norm, apply, product, transpose, determinant, inverse, solve, eigen, singular_values,
+    IDENTITY, add, minus, times, dot, norm, apply, product, transpose, sum, determinant, inverse, solve, eigen, singular_values,
     GaussianMixture, LinearProblem, Posterior, epsilon_problem, generator, normal_pair, posterior, posterior_mean,
-    posterior_covariance, map_estimate, naive_inverse, map_curvature, least_curvature, highest_mode,
+    posterior_covariance, map_estimate, naive_inverse, map_curvature, least_curvature, highest_mode, newton_step,
     divergence_minimizer, on_the_line, line_posterior, potentials, FILTERS, reachable, clip,
     DenseBlock, IResNet, read_network, CarriedNetwork, carried_bound,
   };
