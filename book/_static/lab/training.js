@@ -352,14 +352,17 @@ Object.assign(Laboratory, { training: training(Laboratory) });
       this.draw_chart();
       this.start.textContent = this.running ? "Stop" : this.finished ? "Train again" : this.history.length ? "Go on" : "Train";
       const last = this.history.at(-1);
-      const off = Math.sqrt(lines.flat().reduce((all, z, i) => {
-        const weight = prior.log_prob(z) > -5 ? 1 : 0; // where there are data
-        const [p, q] = [learned.flat()[i], exact.flat()[i]];
-        return [all[0] + weight * L.norm(L.minus(p, q)) ** 2, all[1] + weight];
-      }, [0, 0]).reduce((square, count) => square / count));
-      this.words.textContent = c > 0 ? `Off the MAP estimator by ${fine(off)} (root mean square over the middle of the grid).` : "Corollary 1 fails here: the network learns another map than the MAP estimator.";
+      const off = this.off(lines.flat(), learned.flat(), exact.flat(), prior);
+      this.words.textContent = c > 0 ? `Off the MAP estimator by ${fine(off)} (root mean square over the grid where there are data).` : "Corollary 1 fails here: the network learns another map than the MAP estimator.";
       const done = last ? `Step ${last.done} of ${last.steps}: excess loss ${last.distance.toExponential(1)}.` : "Not trained yet.";
       return this.running ? this.said.textContent || "Training." : `${done} ${this.words.textContent}`;
+    }
+
+    // Root mean square distance over the part of the grid where there are data.
+    off(data, learned, exact, prior) {
+      const squares = data.map((z, i) => [prior.log_prob(z), L.norm(L.minus(learned[i], exact[i])) ** 2])
+        .filter(([log]) => log > -5).map(([, square]) => square);
+      return Math.sqrt(squares.reduce((all, square) => all + square) / squares.length);
     }
 
     draw_chart() {

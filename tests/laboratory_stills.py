@@ -1,0 +1,52 @@
+"""The still pictures of the laboratory, for readers without scripts and for print: run as a script to take them anew."""
+
+import hashlib
+import io
+import json
+import sys
+from pathlib import Path
+
+import browsing
+import PIL.Image
+
+LAB = browsing.ROOT / "book" / "_static" / "lab"
+RECORD = LAB / "stills.json"
+NAMES = ("plane", "line", "filter", "train")
+PICTURES = ".lab-main svg, .lab-panels, .lab-plots, .lab-top > div:first-child svg"
+
+PAGE = """<!doctype html><html lang="en" data-theme="light"><meta charset="utf-8"><title>Stills</title><style>
+:root {{ --pst-color-surface: #f6f6f6; --pst-color-background: #fff; --pst-color-text-base: #222; --pst-color-text-muted: #555 }}
+body {{ font: 16px sans-serif; margin: 0; width: 760px }} figure {{ margin: 0 }} {style}
+.lab-controls, .lab-row, .lab-said, .lab-legend, .lab-panel p {{ display: none }} .lab-top {{ grid-template-columns: 1fr !important }}
+</style><figure class="laboratory" id="fig-lab-{name}"><img alt=""></figure>{scripts}</html>"""
+
+
+def digest() -> str:
+    """Return a hash of all that the pictures are made of."""
+    files = sorted([*LAB.glob("*.js"), *LAB.glob("*.css")])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def html(name: str) -> str:
+    """Return a page that holds one view and nothing else."""
+    order = ("mathematics", "networks", "drawing", "laboratory", "curves", "training")
+    scripts = "".join(f"<script>{(LAB / f'{script}.js').read_text(encoding='utf-8')}</script>" for script in order)
+    return PAGE.format(name=name, style=(LAB / "lab.css").read_text(encoding="utf-8"), scripts=scripts)
+
+
+def main() -> None:
+    """Take all pictures, with a small palette."""
+    with browsing.launched() as browser:
+        for name in NAMES:
+            page = browser.new_page(viewport={"width": 760, "height": 900}, device_scale_factor=1.5)
+            page.set_content(html(name))
+            page.wait_for_function("Laboratory.frames.length > 0")
+            shot = PIL.Image.open(io.BytesIO(page.locator(".lab").screenshot())).convert("RGB")
+            shot.quantize(64, dither=PIL.Image.Dither.NONE).save(LAB / f"{name}.png", optimize=True)
+            page.close()
+    RECORD.write_text(json.dumps({"digest": digest()}) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    main()
