@@ -1,14 +1,16 @@
 """Train the networks of the laboratory and write them into the script ``_static/lab/networks.js``.
 
-Run as ``python book/laboratory_data.py`` after a change; ``tests/test_laboratory.py`` finds out whether it is needed. The
-weights are rounded to sixteen bits, and the rounded network is the network: `read` gives it back to the library.
+Run as ``python book/laboratory_data.py`` after a change; ``tests/test_laboratory.py`` finds out whether it is needed.
+The weights are rounded to sixteen bits, and the rounded network is the network: `network` gives it to the library.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import inspect
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from torch import Tensor
 import invlib
 from invlib import testproblems
 from invlib.log_det_minimizer import LogDetMinimizer
+from invlib.standard import standardize
 
 FILE = Path(__file__).resolve().parent / "_static" / "lab" / "networks.js"
 HEAD = "// The trained networks of the laboratory: written by book/laboratory_data.py.\n"
@@ -41,8 +44,9 @@ def problems() -> dict[str, invlib.LinearProblem]:
 
 
 def digest() -> str:
-    """Return a hash of this script: what the stored networks belong to."""
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+    """Return a hash of the training: what the stored networks belong to."""
+    parts = [inspect.getsource(train), inspect.getsource(packed), repr((BLOCKS, WIDTH, LIPSCHITZ, SETTINGS, STEPS))]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
 def train(loss: str, seed: int) -> list[dict]:
@@ -58,20 +62,21 @@ def train(loss: str, seed: int) -> list[dict]:
 
 
 def packed(net: invlib.IResNet, member: int) -> dict:
-    """Return the effective weights of a member, rounded, as text, and the layers around its blocks."""
+    """Return the effective weights of a member, rounded, as text."""
     weights = [weight[member].detach() for weight in net.effective_weights()]
     biases = [bias[member].detach() for bias in net.biases]
     tensors = [tensor for layer in zip(weights, biases, strict=True) for tensor in layer]
     scales = [float(f"{float(tensor.abs().max()) / LEVELS:.4g}") or 1.0 for tensor in tensors]
     rounded = [(tensor / scale).round().flatten() for tensor, scale in zip(tensors, scales, strict=True)]
     numbers = torch.cat(rounded).clamp(-LEVELS, LEVELS).numpy().astype("<i2")
-    first, last = net.standard.first.matrix[member], net.standard.last.matrix[member]
-    return {
-        "first": [round(entry, 9) for entry in first.flatten().tolist()],
-        "last": [round(entry, 9) for entry in last.flatten().tolist()],
-        "scales": scales,
-        "weights": base64.b64encode(numbers.tobytes()).decode(),
-    }
+    return {"scales": scales, "weights": base64.b64encode(numbers.tobytes()).decode()}
+
+
+def layers(problem: invlib.LinearProblem) -> dict[str, list[float]]:
+    """Return the fixed layers around the blocks of the networks for a problem, row after row."""
+    standard = standardize(problem, testproblems.two_bumps())
+    matrices = {"first": standard.first.matrix, "last": standard.last.matrix}
+    return {name: [round(entry, 9) for entry in matrix.flatten().tolist()] for name, matrix in matrices.items()}
 
 
 def unpacked(stored: dict) -> list[Tensor]:
@@ -79,7 +84,7 @@ def unpacked(stored: dict) -> list[Tensor]:
     numbers = torch.from_numpy(np.frombuffer(base64.b64decode(stored["weights"]), "<i2").astype(float))
     sizes = [2, WIDTH, WIDTH, 2]
     shapes = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in pairwise(sizes):
         shapes += [(BLOCKS, outputs, inputs), (BLOCKS, 1, outputs)]
     parts = torch.split(numbers, [int(np.prod(shape)) for shape in shapes])
     return [part.reshape(shape) * scale for part, shape, scale in zip(parts, shapes, stored["scales"], strict=True)]
@@ -94,9 +99,7 @@ def read() -> dict:
 def network(stored: dict) -> invlib.IResNet:
     """Return a stored network as one of the library, in double precision."""
     prior, problem = testproblems.two_bumps(), problems()[stored["problem"]]
-    net = invlib.IResNet.for_problem(
-        problem, prior, blocks=BLOCKS, width=WIDTH, lipschitz=ROUNDED, dtype=torch.float64
-    )
+    net = invlib.IResNet.for_problem(problem, prior, blocks=BLOCKS, width=WIDTH, lipschitz=ROUNDED, dtype=torch.float64)
     tensors = unpacked(stored)
     with torch.no_grad():
         for layer in range(3):
@@ -126,7 +129,8 @@ def distance(stored: dict) -> float:
 
 def write(networks: list[dict]) -> None:
     """Store the networks, one a line."""
-    settings = json.dumps({"blocks": BLOCKS, "width": WIDTH, "lipschitz": LIPSCHITZ, "problems": SETTINGS})
+    known = {name: {**SETTINGS[name], **layers(problem)} for name, problem in problems().items()}
+    settings = json.dumps({"blocks": BLOCKS, "width": WIDTH, "lipschitz": LIPSCHITZ, "problems": known})
     lines = ",\n".join(json.dumps(each, separators=(",", ":")) for each in networks)
     text = f'{HEAD}{START}{{"digest": "{digest()}", "settings": {settings}, "networks": [\n{lines}\n]}};\n'
     FILE.write_text(text, encoding="utf-8", newline="\n")

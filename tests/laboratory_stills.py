@@ -1,4 +1,4 @@
-"""The still pictures of the laboratory, for readers without scripts and for print: run as a script to take them anew."""
+"""The still pictures of the laboratory, for readers without scripts: run as a script to take them anew."""
 
 import hashlib
 import io
@@ -11,14 +11,19 @@ import PIL.Image
 
 LAB = browsing.ROOT / "book" / "_static" / "lab"
 RECORD = LAB / "stills.json"
-NAMES = ("plane", "line", "filter", "train")
-PICTURES = ".lab-main svg, .lab-panels, .lab-plots, .lab-top > div:first-child svg"
+NAMES = {"small": "index-plane", "plane": "lab-plane", "line": "lab-line", "filter": "lab-filter", "train": "lab-train"}
 
-PAGE = """<!doctype html><html lang="en" data-theme="light"><meta charset="utf-8"><title>Stills</title><style>
-:root {{ --pst-color-surface: #f6f6f6; --pst-color-background: #fff; --pst-color-text-base: #222; --pst-color-text-muted: #555 }}
-body {{ font: 16px sans-serif; margin: 0; width: 760px }} figure {{ margin: 0 }} {style}
-.lab-controls, .lab-row, .lab-said, .lab-legend, .lab-panel p {{ display: none }} .lab-top {{ grid-template-columns: 1fr !important }}
-</style><figure class="laboratory" id="fig-lab-{name}"><img alt=""></figure>{scripts}</html>"""
+PAGE = """<!doctype html><html lang="en" data-theme="light"><meta charset="utf-8"><title>Laboratory</title>
+<meta name="viewport" content="width=device-width"><style>
+:root {{ --pst-color-surface: #f6f6f6; --pst-color-background: #fff; --pst-color-text-base: #222;
+  --pst-color-text-muted: #555; --pst-color-border: #ccc; --pst-color-accent: #8045e5 }}
+body {{ font: 16px sans-serif; margin: 0 auto; max-width: 760px }} figure {{ margin: 0 }} {style} {still}
+</style><body class="bd-article"><figure class="laboratory" id="fig-{name}"><img alt=""></figure>{scripts}</html>"""
+
+STILL = """
+.lab-controls, .lab-row, .lab-said, .lab-legend, .lab-panel p { display: none }
+.lab-top { grid-template-columns: 460px !important; justify-content: center }
+"""
 
 
 def digest() -> str:
@@ -27,22 +32,23 @@ def digest() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
-def html(name: str) -> str:
-    """Return a page that holds one view and nothing else."""
+def html(figure: str, *, still: bool) -> str:
+    """Return a page that holds one figure and nothing else: only its pictures, if it is for a still."""
     order = ("mathematics", "networks", "drawing", "laboratory", "curves", "training")
     scripts = "".join(f"<script>{(LAB / f'{script}.js').read_text(encoding='utf-8')}</script>" for script in order)
-    return PAGE.format(name=name, style=(LAB / "lab.css").read_text(encoding="utf-8"), scripts=scripts)
+    style = (LAB / "lab.css").read_text(encoding="utf-8")
+    return PAGE.format(name=figure, style=style, still=STILL if still else "", scripts=scripts)
 
 
 def main() -> None:
     """Take all pictures, with a small palette."""
     with browsing.launched() as browser:
-        for name in NAMES:
+        for name, figure in NAMES.items():
             page = browser.new_page(viewport={"width": 760, "height": 900}, device_scale_factor=1.5)
-            page.set_content(html(name))
+            page.set_content(html(figure, still=True))
             page.wait_for_function("Laboratory.frames.length > 0")
             shot = PIL.Image.open(io.BytesIO(page.locator(".lab").screenshot())).convert("RGB")
-            shot.quantize(64, dither=PIL.Image.Dither.NONE).save(LAB / f"{name}.png", optimize=True)
+            shot.quantize(200, method=PIL.Image.Quantize.FASTOCTREE).save(LAB / f"{name}.png", optimize=True)
             page.close()
     RECORD.write_text(json.dumps({"digest": digest()}) + "\n", encoding="utf-8")
 

@@ -58,7 +58,7 @@ Object.assign(Laboratory, (() => {
   }
 
   // One row of cells after the other: where a function of the plane is at most zero.
-  function region(f, value, count = 44) {
+  function region(f, value, count = 90) {
     const [w, h] = [f.box[2] / count, f.box[3] / count];
     let d = "";
     for (let row = 0; row < count; row++)

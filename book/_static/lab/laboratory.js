@@ -145,7 +145,7 @@
   };
   const STRATEGIES = [
     ["approximation", "naive inverse", "circle"], ["reconstruction", "posterior mean", "square"],
-    ["log_det", "smoothed mean", "triangle"], ["divergence", "MAP estimate", "diamond"],
+    ["log_det", "a smoother mean", "triangle"], ["divergence", "MAP estimate", "diamond"],
   ];
   const REACH = 2.4;
   const QUANTILE = Math.sqrt(-2 * Math.log(0.1)); // an ellipse of this radius holds 90 % of a Gaussian in the plane
@@ -323,7 +323,7 @@
     }
 
     draw() {
-      const known = this.background(this.dragging ? 25 : 41);
+      const known = this.background(41);
       const { prior, problem, aim, c } = known;
       const f = this.frame;
       const datum = [this.state.u, this.state.v];
@@ -362,10 +362,10 @@
       const f = this.panel;
       const shape = STRATEGIES.find(([strategy]) => strategy === panel.strategy)[2];
       const at = network.net && network.net.inverse(z, exact(z));
-      const fails = panel.strategy === "divergence" && known.c <= 0 ? L.region(f, (x) => L.map_curvature(known.aim, known.prior, x), 40) : "";
+      const fails = panel.strategy === "divergence" && known.c <= 0 ? L.region(f, (x) => L.map_curvature(known.aim, known.prior, x), 60) : "";
       panel.drawing.innerHTML = L.picture(240, 240, `Grid moved by: ${panel.name}`,
         fails + known.prior.means.map((mean, k) => L.ellipse(f, mean, known.prior.covariances[k], 1, "lab-rim-line")).join("") +
-        L.grid(f, grid, `lab-exact lab-${panel.strategy}`, panel.strategy === "divergence" ? tear : Infinity) +
+        L.grid(f, grid, `lab-exact lab-${panel.strategy === "log_det" ? "posterior_mean" : panel.strategy}`, panel.strategy === "divergence" ? tear : Infinity) +
         (learned ? L.grid(f, learned, "lab-learned") : "") + L.marker(f, exact(z), shape, `lab-${panel.strategy}`, 4) +
         (at ? L.marker(f, at, "circle", "lab-net", 2) : ""));
       const title = panel.strategy === "log_det" ? "log-determinant" : panel.strategy;
@@ -385,7 +385,7 @@
     described({ strategies }) {
       const parts = Object.entries(strategies).filter(([, part]) => part.network.net)
         .map(([name, part]) => `${name === "log_det" ? "log-determinant" : name} ${fine(part.off)}`);
-      return parts.length ? `Trained networks are off the exact estimators by: ${parts.join(", ")}.` : "No network was trained for this prior.";
+      return parts.length ? `Trained networks are off the exact estimators by: ${parts.join(", ")}.` : "No trained network applies here.";
     }
   }
 

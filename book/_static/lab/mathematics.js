@@ -430,7 +430,7 @@ function mathematics() {
   }
 
   // A stored network: sixteen bits a weight, one scale for each of the six arrays of all blocks.
-  function read_network(stored, { blocks, width }) {
+  function read_network(stored, { blocks, width, problems }) {
     const bytes = Uint8Array.from(atob(stored.weights), (letter) => letter.charCodeAt(0));
     const numbers = new Int16Array(bytes.buffer);
     const sizes = { w1: 2 * width, b1: width, w2: width * width, b2: width, w3: 2 * width, b3: 2 };
@@ -442,7 +442,8 @@ function mathematics() {
         at += size;
       }
     });
-    return new IResNet(stored.first, layers.map((layer) => new DenseBlock(layer, width)), stored.last);
+    const { first, last } = problems[stored.problem];
+    return new IResNet(first, layers.map((layer) => new DenseBlock(layer, width)), last);
   }
 
   // A network of divergence training carried to another problem: phi_rho(x) = H' x - rho (H x - phi(x)) with
