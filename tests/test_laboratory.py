@@ -222,7 +222,7 @@ def test_networks_agree_with_the_library(blank: Page, stored: dict) -> None:
 def test_networks_are_close_to_their_exact_maps(stored: dict) -> None:
     """The distance that is stored is true, and small beside the size of x."""
     assert laboratory_data.distance(stored) == pytest.approx(stored["distance"], abs=2e-5)
-    assert stored["distance"] < 0.05
+    assert stored["distance"] < 0.07
     lower, upper = laboratory_data.network(stored).lipschitz_bounds()
     assert 0 < lower < upper
 

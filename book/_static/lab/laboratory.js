@@ -34,6 +34,7 @@
         const { min, max } = this.fields[key];
         this.state[key] = +Math.min(max, Math.max(min, value)).toFixed(4);
       }
+      this.moving = true; // pictures are coarser until it rests
       this.show();
     }
 
@@ -52,11 +53,17 @@
         this.talking = setTimeout(() => {
           if (this.said.textContent !== sentence) this.said.textContent = sentence;
           this.write_address();
+          if (this.moving) this.rest();
         }, 300);
       });
     }
 
-    // The address holds the preset and what differs from it: #lab&plane=figure-1&plane.delta=0.3
+    rest() {
+      this.moving = false;
+      this.show();
+    }
+
+    // The address holds the preset and what differs from it: #lab=&plane=figure-1&plane.delta=0.3
     read_address() {
       const given = new URLSearchParams(location.hash.slice(1));
       const preset = given.get(this.name);
@@ -157,6 +164,7 @@
       this.frame = L.frame([0, 0, 520, 416], [-2.5, 2.5], [-2, 2]);
       this.panel = L.frame([0, 0, 240, 240], [-REACH, REACH], [-REACH, REACH]);
       this.nets = L.networks.networks.map((stored) => ({ ...stored, net: L.read_network(stored, L.networks.settings) }));
+      if (small) this.root.classList.add("lab-small");
       this.build();
     }
 
@@ -292,7 +300,7 @@
         divergence: (z) => L.highest_mode(families.mode.at(z)),
       };
       exact.log_det = exact.reconstruction; // the exact map has no formula; the posterior mean is shown beside it
-      const draws = this.draws(prior, problem);
+      const draws = this.draws(prior, problem, this.moving ? 40 : 160);
       const strategies = {};
       for (const [strategy] of this.small ? [STRATEGIES[1], STRATEGIES[3]] : STRATEGIES) {
         const network = this.network(strategy, model);
@@ -314,7 +322,7 @@
       return (this.known = { key, ...model, lines, strategies });
     }
 
-    draws(prior, problem, count = 160) {
+    draws(prior, problem, count) {
       const random = L.generator(7);
       return Array.from({ length: count }, () => {
         const x = prior.sample(random);
@@ -323,7 +331,7 @@
     }
 
     draw() {
-      const known = this.background(41);
+      const known = this.background(this.moving ? 21 : 41);
       const { prior, problem, aim, c } = known;
       const f = this.frame;
       const datum = [this.state.u, this.state.v];
