@@ -11,6 +11,7 @@ import browsing
 import laboratory_data
 import laboratory_stills
 import pytest
+import test_browser
 import torch
 from playwright.sync_api import Browser, Page
 
@@ -353,6 +354,8 @@ def test_views_show_themselves_without_a_message(
             "all => all.filter(e => !(e.ariaLabel || e.labels?.length || e.textContent)).length"
         )
         assert unnamed == 0
+        page.evaluate(f"document.documentElement.dataset.theme = '{mode}'")
+        assert test_browser.faults(page) == []
         assert "NaN" not in page.locator(".lab").inner_html()
         assert "undefined" not in page.locator(".lab").inner_text()
 

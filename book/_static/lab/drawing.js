@@ -100,8 +100,9 @@ Object.assign(Laboratory, (() => {
   const area = (f, x, values, style) => path(`${polyline(f, [[x[0], 0], ...x.map((t, i) => [t, values[i]]), [x.at(-1), 0]])}z`, style);
   const vertical = (f, x, style) => path(`M${short(f.X(x))} ${f.box[1]}v${f.box[3]}`, `lab-curve ${style}`);
 
-  const picture = (width, height, label, inside) =>
-    `<svg viewBox="0 0 ${width} ${height}" role="img" aria-label="${label}">${inside}</svg>`;
+  // A picture with handles inside is a group; one without is an image.
+  const picture = (width, height, label, inside, role = "img") =>
+    `<svg viewBox="0 0 ${width} ${height}" role="${role}" aria-label="${label}">${inside}</svg>`;
 
   // Points a, a + step, ..., b.
   const linspace = (a, b, count) => Array.from({ length: count }, (_, i) => a + ((b - a) * i) / (count - 1));

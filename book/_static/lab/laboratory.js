@@ -171,7 +171,7 @@
     build() {
       const box = element("div", { class: "lab-main" });
       box.innerHTML = L.picture(520, 416, "Prior, datum, posterior and the estimates; described below the controls",
-        `<defs>${L.gradient("lab-blue", "--lab-prior")}${L.gradient("lab-gold", "--lab-posterior")}</defs><g class="lab-picture"></g>`);
+        `<defs>${L.gradient("lab-blue", "--lab-prior")}${L.gradient("lab-gold", "--lab-posterior")}</defs><g class="lab-picture"></g>`, "group");
       this.svg = box.firstChild;
       this.paint = this.svg.querySelector(".lab-picture");
       this.handles = this.make_handles();
