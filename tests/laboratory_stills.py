@@ -18,7 +18,8 @@ PAGE = """<!doctype html><html lang="en" data-theme="light"><meta charset="utf-8
 :root {{ --pst-color-surface: #f6f6f6; --pst-color-background: #fff; --pst-color-text-base: #222;
   --pst-color-text-muted: #555; --pst-color-border: #ccc; --pst-color-accent: #8045e5 }}
 html[data-theme="dark"] {{ --pst-color-surface: #29313d; --pst-color-background: #121212;
-  --pst-color-text-base: #ced6dd; --pst-color-text-muted: #9ca4af; --pst-color-border: #48566b; --pst-color-accent: #e89217 }}
+  --pst-color-text-base: #ced6dd; --pst-color-text-muted: #9ca4af;
+  --pst-color-border: #48566b; --pst-color-accent: #e89217 }}
 body {{ background: var(--pst-color-background); color: var(--pst-color-text-base);
   font: 16px sans-serif; margin: 0 auto; max-width: 760px }}
 figure {{ margin: 0 }} {style} {still}

@@ -142,7 +142,7 @@
   };
   const PLANE_PRESETS = {
     "figure-1": { title: "Figure 1 of the paper: four trainings, A = Id", values: {} },
-    "figure-3": { title: "Figure 3: posterior mean and MAP, A = Id", values: { delta: 0.4, u: 0.3, v: -0.9 } },
+    "figure-3": { title: "Figure 3: posterior mean and MAP, A = Id", values: { u: 0.3, v: -0.9 } },
     "figure-4": { title: "Figure 4: \u03b5 = 1/8, errors in both directions", values: { epsilon: 0.125, angle: 122, delta: 0.16, u: -1.2, v: 1.2 } },
     "figure-5": { title: "Figure 5: \u03b5 = 1/2, the strength is the noise", values: { epsilon: 0.5, delta: 0.2, u: 0.1, v: 0.6 } },
     fold: { title: "A fold: noise too large for Corollary 1", values: { delta: 0.65 } },
