@@ -26,8 +26,8 @@ figure {{ margin: 0 }} {style} {still}
 </style><body class="bd-article"><figure class="laboratory" id="fig-{name}"><img alt=""></figure>{scripts}</html>"""
 
 STILL = """
-.lab-controls, .lab-row, .lab-said, .lab-legend, .lab-panel p { display: none }
-.lab-top { grid-template-columns: 460px !important; justify-content: center }
+.lab:not(.lab-small) .lab-controls, .lab-quantities, .lab-row, .lab-said, .lab-legend, .lab-panel p { display: none }
+.lab:not(.lab-small) .lab-top { grid-template-columns: 460px; justify-content: center }
 """
 
 

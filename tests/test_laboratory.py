@@ -324,7 +324,8 @@ def opened(browser: Browser, url: str, width: int = 1000, mode: str = "light", t
     """A page from disk whose view is drawn; no message may appear."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=mode, has_touch=touch)
     page, found = context.new_page(), []
-    page.on("console", lambda message: "[PST]" in message.text or found.append(message.text))  # of the theme
+    of_the_theme = re.compile(r"\[PST\]|theme mode")
+    page.on("console", lambda message: of_the_theme.search(message.text) or found.append(message.text))
     page.on("pageerror", lambda error: found.append(str(error)))
     page.on("request", lambda request: found.append(request.url) if request.url.startswith("http") else None)
     page.goto(url)

@@ -187,7 +187,9 @@
       this.panels = STRATEGIES.map(([strategy, name]) => this.make_panel(strategy, name));
       const shown = this.small ? [this.panels[1], this.panels[3]] : this.panels;
       const row = element("div", { class: "lab-panels" }, ...shown.map((panel) => panel.box));
-      this.enter(element("div", { class: "lab-top" }, box, controls), row);
+      const top = element("div", { class: "lab-top" }, box, controls);
+      if (this.small) this.note.replaceWith(row); // there the sentence says it
+      this.enter(...(this.small ? [top] : [top, row]));
     }
 
     more() {
