@@ -46,11 +46,16 @@ def is_fresh() -> bool:
     if not index.exists():
         return False
     sources = [ROOT / "_config.yml", ROOT / "_toc.yml"]
-<<<<<<< HEAD
-    for pattern in ("*.md", "*.ipynb", "*.bib", "_static/**/*", "_extension/*.py", "exercises/*.py", "room.yml"):
-=======
-    for pattern in ("*.md", "*.ipynb", "*.bib", "_static/**/*", "_templates/*", "_extension/*"):
->>>>>>> w-pages
+    for pattern in (
+        "*.md",
+        "*.ipynb",
+        "*.bib",
+        "_static/**/*",
+        "_templates/*",
+        "_extension/*",
+        "exercises/*.py",
+        "room.yml",
+    ):
         sources += (ROOT / "book").glob(pattern)
     return max(path.stat().st_mtime for path in sources) <= index.stat().st_mtime
 
