@@ -39,18 +39,18 @@ MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2")
 # Formulas as wide as the paper at most, and what is too wide in spite of that.
 FIT = """() => {
     for (const fold of document.querySelectorAll("details")) fold.open = true;
-    for (const formula of document.querySelectorAll("mjx-container[display='true']")) {
+    const width = (box) => box.getBoundingClientRect().width;
+    const room = width(document.querySelector("main"));
+    const sizes = [...document.querySelectorAll("mjx-container[display='true']")].map((formula) => {
         const outer = formula.closest("div.math") ?? formula.parentElement;
-        const number = outer.querySelector(".eqno")?.getBoundingClientRect().width ?? 0;
-        const room = outer.getBoundingClientRect().width - (number ? number + 14 : 0);
-        const width = formula.querySelector("mjx-math").getBoundingClientRect().width;
-        if (width <= room) continue;
-        const size = parseFloat(getComputedStyle(formula).fontSize);
-        formula.style.fontSize = `${size * room / width}px`;
-    }
-    const room = document.querySelector("main").getBoundingClientRect().width;
-    for (const table of document.querySelectorAll("table"))
-        table.classList.toggle("tight", table.getBoundingClientRect().width > room);
+        const number = outer.querySelector(".eqno");
+        const share = (width(outer) - (number ? width(number) + 14 : 0)) / width(formula.querySelector("mjx-math"));
+        return [formula, share < 1 ? share * parseFloat(getComputedStyle(formula).fontSize) : 0];
+    });
+    const tables = [...document.querySelectorAll("table")].filter((table) => width(table) > room);
+    for (const [formula, size] of sizes) if (size) formula.style.fontSize = `${size}px`; // after all has been measured
+    for (const table of tables) table.classList.add("tight");
+
     const right = document.querySelector("main").getBoundingClientRect().right;
     const cut = (box) => box.scrollWidth > box.clientWidth + 1 && box.clientWidth > 0;
     return [...document.querySelectorAll("pre, table, img, mjx-math, p")]

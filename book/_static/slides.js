@@ -22,11 +22,11 @@
       const boxes = [content, ...content.querySelectorAll("mjx-container, img, table, pre")];
       return content.getBoundingClientRect().bottom <= room() && boxes.every((box) => box.getBoundingClientRect().right <= widest);
     };
-    for (const image of content.querySelectorAll("img")) image.style.maxHeight = "60vh";
+    const tallest = notes ? 30 : 60; // of the window, in per cent: a picture
     let zoom = LARGEST;
     do {
       content.style.zoom = zoom;
-      for (const image of content.querySelectorAll("img")) image.style.maxHeight = `${60 / zoom}vh`;
+      for (const image of content.querySelectorAll("img")) image.style.maxHeight = `${tallest / zoom}vh`;
       zoom -= 0.05;
     } while (zoom >= SMALLEST && !fits());
   };
