@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from numbers import Number
+from numbers import Real
 from typing import Any
 
 import torch
@@ -167,7 +167,7 @@ def plain(value: Any) -> Any:
     try:
         if isinstance(value, Tensor):
             return value.detach().cpu().to(torch.float64)
-        return torch.as_tensor(float(value) if isinstance(value, Number) else value).to(torch.float64)
+        return torch.as_tensor(float(value) if isinstance(value, Real) else value).to(torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise NotYet(f"The answer should be a number, an array or words, not {type(value).__name__}.") from None
 

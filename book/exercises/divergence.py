@@ -177,7 +177,7 @@ QUESTIONS = (
         (
             Mistake("The loss has *half* of the squared distance in it.", times(0.5, difference)),
             Mistake("This is second less first.", times(-1, difference)),
-            Mistake("The strength is squared.", lambda *a: difference(*a[:5], a[5] ** 0.5)),
+            Mistake("The strength is squared.", lambda a, b, c, d, e, f: difference(a, b, c, d, e, f**0.5)),
             Mistake(
                 "The divergence is paid for: it has a minus in the loss.",
                 lambda a, b, c, d, e, f: difference(a, -b, c, -d, e, f),
