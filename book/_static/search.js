@@ -69,8 +69,8 @@
     const telling = all.filter((word) => !COMMON.has(word));
     const asked = telling.length ? telling : all;
     if (!asked.length) return [];
-    const name = query.trim().toLowerCase();
-    const named = (entry) => (entry.kind === "code" && entry.title.toLowerCase().split(".").pop() === name ? 4 : 1);
+    const name = query.trim();
+    const named = (entry) => (entry.kind === "code" && entry.title.split(".").pop() === name ? 4 : 1);
     return entries()
       .map((entry) => ({ entry, score: score(entry, asked) * named(entry) }))
       .filter((hit) => hit.score > 0.5)
