@@ -210,6 +210,30 @@ def test_formulas_are_in_the_pages(address: str) -> None:
         assert set(re.findall(r'<use href="#([^"]+)"', text)) <= set(re.findall(r' id="([^"]+)"', text))
 
 
+@pytest.mark.parametrize("name", ["choosing", "divergence", "residual-networks"])
+def test_print(browser: Browser, address: str, name: str) -> None:
+    """On paper no code is cut, no button is seen, all folds are open, and code may go on on the next page."""
+    page = browser.new_page(viewport={"width": 680, "height": 1000})
+    open_page(page, f"{address}/book/{name}.html")
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    found = page.evaluate(
+        """() => {
+            const shown = (e) => e.checkVisibility() && e.getBoundingClientRect().width > 0;
+            const all = (selector) => [...document.querySelectorAll(selector)];
+            const whole = (e) => getComputedStyle(e).breakInside !== "auto" || getComputedStyle(e).display === "flex";
+            return {
+                cut: all("article pre").filter((e) => e.scrollWidth > e.clientWidth + 1).length,
+                buttons: all("button, .headerlink, .copybtn").filter(shown).length,
+                closed: all("article details > .fold-body").filter((e) => !shown(e)).length,
+                whole: all("article :is(.cell, .cell_input, .highlight, pre)").filter(whole).length,
+            };
+        }"""
+    )
+    page.close()
+    assert found == {"cut": 0, "buttons": 0, "closed": 0, "whole": 0}
+
+
 def test_first_page_leads_to_the_book(browser: Browser, address: str) -> None:
     page = browser.new_page()
     page.goto(f"{address}/index.html")
