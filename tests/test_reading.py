@@ -39,7 +39,7 @@ $$ {TERMS} $$
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("themed")
-    small_pages.build(folder, PAGE, extensions=("book_setup",), theme="sphinx_book_theme")
+    small_pages.build(folder, PAGE, extensions=("book_setup", "formulas"), theme="sphinx_book_theme")
     with browsing.serve_folder(folder / "html") as served:
         yield served
 
@@ -144,7 +144,7 @@ With $x$ this paragraph has a formula, and so it is not taken, although it would
 
 """
     text += "This one has none & is *long* enough, " * 9
-    html = small_pages.build(tmp_path, text, extensions=("book_setup",), theme="sphinx_book_theme")
+    html = small_pages.build(tmp_path, text, extensions=("book_setup", "formulas"), theme="sphinx_book_theme")
     described = html.find("meta", attrs={"name": "description"})["content"]
     assert described.startswith("This one has none & is long enough, This")
     assert described.endswith(" …")

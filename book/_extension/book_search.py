@@ -15,6 +15,7 @@ from sphinx.application import Sphinx
 
 LONGEST = 4000  # letters of the text of an entry
 SEARCHED = ("statement", "figure", "table", "term", "code", "literature")
+REPEATING = ("claims", "deviations")  # their sections are called like the chapters
 NOT_SEARCHED = ("search", "genindex")
 OURS = ("searchtools", "language_data", "searchindex")
 
@@ -24,6 +25,9 @@ def entries(page: str, body: str) -> list[dict[str, str]]:
     found = list(pieces.sections(body))
     if not found:
         return []
+    if page.rpartition("/")[2] in REPEATING:
+        found = found[:1]
+    found += pieces.symbols(body) if page.endswith("notation") else []
     found += [piece for piece in pieces.pieces(body) if piece.kind in SEARCHED]
     title = found[0].title
     return [

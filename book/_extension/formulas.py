@@ -1,7 +1,7 @@
 """A small Sphinx extension: formulas are typeset when the book is built, and the pages load no script for them.
 
-MathJax, from the package ``sphinx-mathjax-offline``, runs in the engine of ``mini-racer`` and draws formulas as SVG, which
-needs no fonts. A page holds the outline of a letter once, and once a formula that it shows again. Beside each
+MathJax, from the package ``sphinx-mathjax-offline``, runs in the engine of ``mini-racer`` and draws formulas as SVG,
+which needs no fonts. A page holds the outline of a letter once, and once a formula that it shows again. Beside each
 drawing stands the same formula in MathML, which is hidden from sight: screen readers read it. A formula that cannot be
 read stops the build.
 """
@@ -175,6 +175,15 @@ def typeset_pages(app: Sphinx, error: Exception | None) -> None:
             raise ExtensionError(f"{file.name}: {fault}") from fault
         if made != html:
             file.write_text(made, encoding="utf-8")
+    finish()
+
+
+def finish() -> None:
+    """Stop the engine, and forget what it made: the next one starts without letters."""
+    if engine.cache_info().currsize:
+        engine().close()
+    for function in (engine, typeset, outlines):
+        function.cache_clear()
 
 
 def without_script(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: object) -> None:

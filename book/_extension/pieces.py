@@ -98,6 +98,13 @@ def sections(body: str) -> Iterator[Piece]:
         yield Piece(kind, heading["name"], plain(heading["title"]), inside)
 
 
+def symbols(body: str) -> Iterator[Piece]:
+    """Yield the rows of the tables of a page, each by its first cell, as parts of their table or section."""
+    for heading in re.finditer(r'<section id="([^"]+)">(.*?)(?=<section id|</article>|\Z)', body, re.DOTALL):
+        for row in re.finditer(r"<tr[^>]*><td[^>]*>(.*?)</td>(.*?)</tr>", heading[2], re.DOTALL):
+            yield Piece("symbol", heading[1], plain(row[1]), row[2])
+
+
 # Words
 
 

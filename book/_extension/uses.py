@@ -24,7 +24,7 @@ SECURED = {
     "cited": "checked and broken by a control; the proof is in the text, or cited",
     "stated": "an assumption, a definition or a remark: nothing to prove",
 }
-STEP, ROW, LEFT, TOP = 62, 58, 150, 30  # of the drawing, in its own units
+STEP, ROW, LEFT, TOP = 42, 56, 110, 30  # of the drawing, in its own units
 
 
 @dataclass
@@ -92,7 +92,8 @@ def all_statements(env: BuildEnvironment) -> dict[str, Statement]:
 
 def pages_in_order(env: BuildEnvironment) -> list[str]:
     """Return the names of all pages that were read, chapters by their numbers."""
-    return sorted(env.book_statements, key=lambda page: env.toc_secnumbers.get(page, {}).get("") or ())  # type: ignore[attr-defined]
+    pages = env.book_statements  # type: ignore[attr-defined]
+    return sorted(pages, key=lambda page: env.toc_secnumbers.get(page, {}).get("") or (len(pages),))
 
 
 def users(env: BuildEnvironment, statement: Statement) -> tuple[list[Statement], list[str]]:
@@ -130,7 +131,7 @@ def say_where_used(app: Sphinx, tree: nodes.document, page: str) -> None:
 def chapter_name(env: BuildEnvironment, page: str) -> str:
     """Return how a page is called in a line."""
     number = env.toc_secnumbers.get(page, {}).get("", ())
-    return f"Chapter {'.'.join(map(str, number))}" if number else env.titles[page].astext()
+    return f"Chapter {'.'.join(map(str, number))}" if number else env.titles[page].astext().split(":")[0]
 
 
 # The map
@@ -210,7 +211,7 @@ def drawing(app: Sphinx, page: str) -> str:
         dots.append(
             f'<a href="{address}" class="statement {how[label]}" data-label="{label}" data-kind="{statement.kind}" '
             f'aria-label="{escape(statement.name())}: {escape(spoken_title(statement))}">'
-            f'<circle cx="{x}" cy="{y}" r="8"/><text x="{x}" y="{y + 23}">{statement.number}</text></a>'
+            f'<circle cx="{x}" cy="{y}" r="8"/><text x="{x}" y="{y + 22}">{statement.number}</text></a>'
         )
     return (
         f'<svg class="statement-map" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="group" '

@@ -30,11 +30,20 @@
   };
 
   // The page keeps the outlines of letters; a preview may need more of them.
+  const drawn = (name) => document.createElementNS("http://www.w3.org/2000/svg", name);
+  const newStore = () => {
+    const place = drawn("svg");
+    place.setAttribute("class", "formulas");
+    place.setAttribute("width", 0);
+    place.setAttribute("height", 0);
+    document.body.prepend(place);
+    return place.appendChild(drawn("defs"));
+  };
   const addLetters = (letters) => {
-    const store = document.querySelector("svg.formulas > defs");
+    const store = document.querySelector("svg.formulas > defs") ?? newStore();
     for (const [name, path] of Object.entries(letters)) {
-      if (!store || document.getElementById(`m-${name}`)) continue;
-      const outline = document.createElementNS("http://www.w3.org/2000/svg", "path");
+      if (document.getElementById(`m-${name}`)) continue;
+      const outline = drawn("path");
       outline.id = `m-${name}`;
       outline.setAttribute("d", path);
       store.append(outline);

@@ -2,7 +2,8 @@
 (() => {
   "use strict";
 
-  const KINDS = { page: 1.5, term: 1.45, statement: 1.3, code: 1.15, section: 1.1, figure: 1, table: 0.9, exercise: 0.8, literature: 0.7 };
+  const KINDS = { page: 1.6, symbol: 1.6, term: 1.45, statement: 1.3, code: 1.15, section: 1.1, figure: 1, table: 0.9, exercise: 0.8, literature: 0.7 };
+  const REFERENCE = /(library|performance|notation|glossary|claims|deviations|references)\.html#(?!term-|invlib\.|symbol)/;
   const NAMES = { page: "chapter", code: "library", literature: "literature" };
   const GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma sigma tau upsilon phi chi psi omega";
   const letters = new Map(GREEK.split(" ").map((name, index) => [String.fromCharCode(0x3b1 + index), name]));
@@ -22,7 +23,8 @@
       .replace(/(\p{L}) ?(hat|bar|tilde)\b/gu, "$1$2")
       .replace(/ star\b/g, "*")
       .replace(/-/g, " ");
-  const stem = (word) => (word.length > 3 ? word.replace(/(?<=[^s])s$/, "") : word);
+  const stem = (word) => (word.length > 3 ? word.replace(/(?<=[^s])s$/, "").replace(/at(e|or|ion)$/, "at") : word);
+  const COMMON = new Set("a an and are be do for i in is it of on or should the to use what".split(" "));
   const words = (text) => (plain(text).match(/[\p{L}\p{N}]+(?:\.\d+)*\*?/gu) ?? []).map(stem);
 
   // All words of an entry, counted once.
@@ -54,18 +56,23 @@
       const inTitle = entry.heading.includes(word) ? 6 : begun ? 3 : 0;
       const inText = Math.log(1 + (entry.counts.get(word) ?? 0) / entry.length);
       if (inTitle || inText) found += 1;
-      sum += (inTitle / (1 + 0.08 * entry.heading.length) + inText) * rarity(word);
+      const share = 1 + (entry.kind === "page" ? 0.03 : 0.08) * entry.heading.length;
+      sum += (inTitle / share + inText) * rarity(word);
     });
     const phrase = ` ${asked.join(" ")} `;
     if (entry.headline.includes(phrase)) sum *= 2;
-    if (entry.headline === phrase) sum *= 2;
-    return (found / asked.length) ** 2 * sum * (KINDS[entry.kind] ?? 1);
+    if (entry.headline === phrase) sum *= 1.5;
+    return (found / asked.length) ** 2 * sum * (KINDS[entry.kind] ?? 1) * (REFERENCE.test(entry.url) ? 0.7 : 1);
   };
   const search = (query) => {
-    const asked = [...new Set(words(query))];
+    const all = [...new Set(words(query))];
+    const telling = all.filter((word) => !COMMON.has(word));
+    const asked = telling.length ? telling : all;
     if (!asked.length) return [];
+    const name = query.trim();
+    const named = (entry) => (entry.kind === "code" && entry.title.split(".").pop() === name ? 4 : 1);
     return entries()
-      .map((entry) => ({ entry, score: score(entry, asked) }))
+      .map((entry) => ({ entry, score: score(entry, asked) * named(entry) }))
       .filter((hit) => hit.score > 0.5)
       .sort((one, other) => other.score - one.score)
       .map((hit) => hit.entry);

@@ -1,0 +1,104 @@
+"""Tests of the previews of links, of the map of statements, and of the lines that say where a statement is used."""
+
+from collections.abc import Iterator
+
+import browsing
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+pytestmark = browsing.needs_browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    browsing.build_if_stale()
+    with browsing.launched() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A chapter opened from disk, without a server."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto((browsing.HTML / "book" / "divergence.html").as_uri())
+    yield page
+    page.close()
+
+
+LINKS = {
+    "statement": ("a[href='#asm-dv-setting']", "Assumption 9.1"),
+    "statement of another page": ("a[href='choosing.html#prop-ch-levels']", "Proposition 17.1"),
+    "equation": ("a[href='#equation-eq-dv-loss']", "(9."),
+    "figure": ("a[href='#fig-dv-puzzle']", "Figure 9.1"),
+    "source": ("a[href^='references.html#']", "."),
+}
+
+
+@pytest.mark.parametrize("kind", LINKS)
+def test_a_link_shows_what_it_leads_to(page: Page, kind: str) -> None:
+    selector, words = LINKS[kind]
+    page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    links = page.locator(f".bd-article {selector}")
+    links.first.hover()
+    card = page.locator("#preview")
+    expect(card).to_be_visible(timeout=15_000)
+    assert words in card.inner_text()
+    missing = page.evaluate(
+        """[...document.querySelectorAll("#preview use")].filter(
+            (use) => !document.getElementById(use.getAttribute("href").slice(1))).length"""
+    )
+    assert missing == 0
+    page.keyboard.press("Escape")
+    expect(card).to_be_hidden()
+
+
+def test_the_keyboard_shows_it_as_well(page: Page) -> None:
+    link = page.locator(".bd-article a[href='#asm-dv-setting']").first
+    page.keyboard.press("Tab")  # from now on, the keyboard is in use
+    link.focus()
+    card = page.locator("#preview")
+    expect(card).to_be_visible(timeout=15_000)
+    assert link.get_attribute("aria-describedby") == "preview"
+    page.keyboard.press("Tab")
+    expect(card).to_be_hidden()
+    assert link.get_attribute("aria-describedby") is None
+
+
+def test_the_first_touch_shows_and_the_second_follows(browser: Browser) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True)
+    page = context.new_page()
+    page.goto((browsing.HTML / "book" / "divergence.html").as_uri())
+    link = page.locator(".bd-article a[href='#asm-dv-setting']").first
+    link.tap()
+    expect(page.locator("#preview")).to_be_visible(timeout=15_000)
+    assert not page.url.endswith("#asm-dv-setting")
+    box = page.locator("#preview").bounding_box()
+    assert 0 <= box["x"] <= box["x"] + box["width"] <= 390
+    link.tap()
+    page.wait_for_url("**#asm-dv-setting")
+    context.close()
+
+
+def test_a_statement_says_where_it_is_used(page: Page) -> None:
+    line = page.locator("#thm-dv-divergence .used-in")
+    assert line.inner_text().startswith("Used in ")
+    assert line.locator("a").count() > 1
+
+
+def test_the_map_shows_what_the_table_says(page: Page) -> None:
+    page.goto((browsing.HTML / "book" / "claims.html").as_uri())
+    dots = page.locator(".statement-map .statement")
+    page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    rows = page.locator(".map + details tbody tr")
+    assert dots.count() == rows.count() > 90
+    edges = page.locator(".statement-map .edge").count()
+    links = page.locator(".map + details tbody td:nth-child(3) a").count()
+    assert edges == links == page.locator(".map + details tbody td:nth-child(4) a").count() > 100
+
+    page.locator(".statement-map [data-label='thm-dv-divergence']").focus()
+    assert page.locator(".statement-map .edge.on").count() > 2
+    page.locator(".map-filter select").select_option("theorem")
+    shown = page.locator(".statement-map .statement:not(.out)")
+    assert shown.count() == page.locator(".statement-map [data-kind='theorem']").count() > 5
+    shown.first.press("Enter")
+    page.wait_for_url("**/book/*.html#thm-*")
