@@ -48,7 +48,7 @@
           for (const input of inputs) if (document.activeElement !== input || input.type === "range") input.value = this.state[key];
         if (this.chooser) this.chooser.value = this.preset;
         const sentence = this.draw();
-        L.frames.push(performance.now() - begin);
+        if (L.frames.push(performance.now() - begin) > 600) L.frames.shift();
         clearTimeout(this.talking);
         this.talking = setTimeout(() => {
           if (this.said.textContent !== sentence) this.said.textContent = sentence;
