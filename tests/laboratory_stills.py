@@ -46,12 +46,16 @@ def html(figure: str, *, still: bool) -> str:
 
 
 def main() -> None:
-    """Take all pictures, with a small palette."""
+    """Take all pictures, with a small palette; that of the training is taken when it is done."""
     with browsing.launched() as browser:
         for name, figure in NAMES.items():
             page = browser.new_page(viewport={"width": 760, "height": 900}, device_scale_factor=1.5)
             page.set_content(html(figure, still=True))
             page.wait_for_function("Laboratory.frames.length > 0")
+            if name == "train":
+                page.evaluate("Laboratory.views.train.toggle()")
+                page.wait_for_function("Laboratory.views.train.finished", timeout=200_000)
+                page.wait_for_timeout(500)
             shot = PIL.Image.open(io.BytesIO(page.locator(".lab").screenshot())).convert("RGB")
             shot.quantize(200, method=PIL.Image.Quantize.FASTOCTREE).save(LAB / f"{name}.png", optimize=True)
             page.close()

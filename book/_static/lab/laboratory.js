@@ -48,7 +48,7 @@
           for (const input of inputs) if (document.activeElement !== input || input.type === "range") input.value = this.state[key];
         if (this.chooser) this.chooser.value = this.preset;
         const sentence = this.draw();
-        L.frames.push(performance.now() - begin);
+        if (L.frames.push(performance.now() - begin) > 600) L.frames.shift();
         clearTimeout(this.talking);
         this.talking = setTimeout(() => {
           if (this.said.textContent !== sentence) this.said.textContent = sentence;
@@ -148,7 +148,7 @@
     fold: { title: "A fold: noise too large for Corollary 1", values: { delta: 0.65 } },
     jump: { title: "A jump: unequal bumps", values: { delta: 0.65, weight1: 0.7, weight2: 0.3, std2: 0.4, u: -0.4, v: -0.1 } },
     weak: { title: "The weak direction points from bump to bump", values: { epsilon: 0.125, delta: 0.16, u: 0.4, v: 1 } },
-    three: { title: "Three bumps", values: { delta: 0.4, std1: 0.4, std2: 0.4, weight3: 0.4, u: 0.4, v: -0.2 } },
+    three: { title: "Three bumps", values: { delta: 0.2, std1: 0.5, std2: 0.5, weight3: 0.4, u: 0.4, v: -0.2 } },
   };
   const STRATEGIES = [
     ["approximation", "naive inverse", "circle"], ["reconstruction", "posterior mean", "square"],

@@ -29,12 +29,6 @@ function mathematics() {
     return { values: [mean - gap, mean + gap], vector: [Math.cos(angle), Math.sin(angle)] };
   }
 
-  // Singular values, the larger first, of a matrix.
-  function singular_values(m) {
-    const [small, large] = eigen(product(transpose(m), m)).values;
-    return [Math.sqrt(large), Math.sqrt(Math.max(0, small))];
-  }
-
   // --- Priors ------------------------------------------------------------------------------
   // p(x) = sum_k w_k N(x; mu_k, Sigma_k)
   class GaussianMixture {
@@ -373,32 +367,34 @@ function mathematics() {
       return { value: [x + p, y + q], jacobian: [a, b, c, d] };
     }
 
-    // Newton's method from z. A step is halved up to three times; then the fixed-point step z - f(x) is taken, which
-    // contracts by Lip(f) < 1 whatever the point.
-    inverse(z, tol = 1e-11) {
-      let x = z;
-      let { value, jacobian } = this.forward_and_jacobian(x);
-      let residual = minus(value, z);
-      let size = norm(residual);
-      for (let iteration = 0; iteration < 200 && size > tol; iteration++) {
-        const direction = solve(jacobian, residual);
-        let length = 1, candidate, there, promised;
-        do {
-          const contract = length < 0.125;
-          candidate = minus(x, contract ? residual : times(length, direction));
-          there = this.forward_and_jacobian(candidate);
-          promised = contract ? Infinity : (1 - 0.25 * length) * size;
-          length /= 2;
-        } while (norm(minus(there.value, z)) > promised);
-        const reached = norm(minus(there.value, z));
-        if (promised === Infinity && reached >= size) break; // what is left is rounding
-        x = candidate;
-        jacobian = there.jacobian;
-        residual = minus(there.value, z);
-        size = reached;
-      }
-      return x;
+    inverse(z) {
+      return newton((x) => this.forward_and_jacobian(x), z, z, { contracts: true }).x;
     }
+  }
+
+  // Newton's method for map(x) = z, safeguarded: a step is halved until the residual shrinks as a Newton step of that
+  // length promises, less a margin. For a block x + f(x) the fixed-point step z - f(x) follows after three halvings:
+  // it contracts by Lip(f) < 1 whatever the point. Where nothing is gained any more, what is left is rounding.
+  function newton(map, z, start, { contracts = false, tol = 1e-11 } = {}) {
+    const at = (x) => {
+      const { value, jacobian } = map(x);
+      const residual = minus(value, z);
+      return { x, jacobian, residual, size: norm(residual) };
+    };
+    const shortest = contracts ? 0.125 : 1e-4;
+    let here = at(start);
+    for (let iteration = 0; iteration < 200 && here.size > tol; iteration++) {
+      const direction = solve(here.jacobian, here.residual);
+      let next = null;
+      for (let length = 1; length >= shortest && !next; length /= 2) {
+        const there = at(minus(here.x, times(length, direction)));
+        if (there.size <= (1 - 0.25 * length) * here.size) next = there;
+      }
+      if (!next && contracts) next = at(minus(here.x, here.residual));
+      if (!next || next.size >= here.size) break;
+      here = next;
+    }
+    return here;
   }
 
   // phi(x) = last (Id + f_K) o ... o (Id + f_1) (first (x - centre)) + H centre
@@ -465,21 +461,7 @@ function mathematics() {
 
     // Null where the method does not arrive.
     inverse(z, start) {
-      let x = start;
-      let here = this.forward_and_jacobian(x);
-      let size = norm(minus(here.value, z));
-      for (let iteration = 0; iteration < 60 && size > 1e-10; iteration++) {
-        const direction = solve(here.jacobian, minus(here.value, z));
-        let length = 1, candidate, there, reached;
-        do {
-          candidate = minus(x, times(length, direction));
-          there = this.forward_and_jacobian(candidate);
-          reached = norm(minus(there.value, z));
-          length /= 2;
-        } while (!(reached < (1 - 0.25 * length) * size) && length > 1e-4);
-        if (!(reached < size)) break;
-        [x, here, size] = [candidate, there, reached];
-      }
+      const { x, size } = newton((point) => this.forward_and_jacobian(point), z, start);
       return size < 1e-6 ? x : null;
     }
   }
@@ -491,7 +473,7 @@ function mathematics() {
   }
 
   return {
-    IDENTITY, add, minus, times, dot, norm, apply, product, transpose, sum, determinant, inverse, solve, eigen, singular_values,
+    IDENTITY, add, minus, times, dot, norm, apply, product, transpose, sum, determinant, inverse, solve, eigen,
     GaussianMixture, LinearProblem, Posterior, epsilon_problem, generator, normal_pair, posterior, posterior_mean,
     posterior_covariance, map_estimate, naive_inverse, map_curvature, least_curvature, highest_mode, newton_step,
     divergence_minimizer, on_the_line, line_posterior, potentials, FILTERS, reachable, clip,

@@ -366,7 +366,7 @@ Object.assign(Laboratory, { training: training(Laboratory) });
     }
 
     draw_chart() {
-      const f = L.frame([46, 26, 240, 150], [0, 3000], [-5, 0]);
+      const f = L.frame([46, 26, 230, 150], [0, 3000], [-5, 0]);
       const log = (value) => (value > 0 ? Math.log10(value) : NaN);
       const steps = this.history.map(({ done }) => done);
       const dots = this.history.filter(({ excess }) => excess > 1e-5).map(({ done, excess }) => L.marker(f, [done, log(excess)], "circle", "lab-net", 1.6)).join("");
