@@ -171,7 +171,7 @@ def test_every_cited_key_exists_and_is_used() -> None:
 def test_links_lead_to_known_hosts() -> None:
     """In particular to no package registry and no content delivery network."""
     for path in TEXT_FILES:
-        for host in re.findall(r"(?<!\w)(?:https?:)?//((?:[\w-]+\.)+[a-z]{2,})", written_text(path)):
+        for host in re.findall(r"(?<![\w:/])(?:https?:)?//((?:[\w-]+\.)+[a-z]{2,})", written_text(path)):
             assert host in ALLOWED_HOSTS, f"{path.relative_to(ROOT)}: {host}"
 
 
