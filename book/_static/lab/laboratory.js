@@ -50,17 +50,18 @@
         const sentence = this.draw();
         if (L.frames.push(performance.now() - begin) > 600) L.frames.shift();
         clearTimeout(this.talking);
-        this.talking = setTimeout(() => {
-          if (this.said.textContent !== sentence) this.said.textContent = sentence;
-          this.write_address();
-          if (this.moving) this.rest();
-        }, 300);
+        this.talking = setTimeout(() => this.rest(sentence), 300);
       });
     }
 
-    rest() {
-      this.moving = false;
-      this.show();
+    // Nothing has moved for a while: draw finely, and speak.
+    rest(sentence) {
+      if (this.moving) {
+        this.moving = false;
+        sentence = this.draw();
+      }
+      if (this.said.textContent !== sentence) this.said.textContent = sentence;
+      this.write_address();
     }
 
     // The address holds the preset and what differs from it: #lab=&plane=figure-1&plane.delta=0.3
