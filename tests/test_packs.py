@@ -21,7 +21,7 @@ import hand_out
 from exercises import asking
 
 NAMES = browsing.chapters()
-QUICK = ("inverse-problems", "four-strategies", "choosing")  # run to their first gap here; `make rehearse` runs all
+QUICK = ("heat-flow", "inverse-problems", "tweedie")  # run to their first gap here; `make rehearse` runs all
 QUESTIONS = [question for chapter in exercises.CHAPTERS for question in exercises.questions(chapter)]
 IDS = [question.name for question in QUESTIONS]
 SHORTEST = 30  # letters and digits of a piece of prose that gives a solution away
@@ -236,7 +236,22 @@ def answers(question: asking.Question, maker: asking.Maker) -> list[object]:
     first = maker(*question.inputs[0])
     if isinstance(first, list) and isinstance(first[0], str):
         return [maker, lambda *a: tuple(maker(*a)), lambda *a: [each.upper() for each in maker(*a)]]
-    return [lambda *a, k=k: forms(maker(*a))[k] for k in range(len(forms(first)))]
+    found = {str(each): forms(maker(*each)) for each in question.inputs}
+    return [lambda *a, k=k: found[tried(question, a)][k] for k in range(len(forms(first)))]
+
+
+def tried(question: asking.Question, arguments: tuple) -> str:
+    """Which of the inputs a function was called with."""
+    same = [each for each in question.inputs if all(equal(a, b) for a, b in zip(each, arguments, strict=True))]
+    return str(same[0])
+
+
+def equal(one: object, other: object) -> bool:
+    """Whether two arguments are the same; a number may have become a tensor."""
+    if isinstance(one, float | torch.Tensor):
+        one, other = (torch.as_tensor(each, dtype=torch.float64) for each in (one, other))
+        return one.shape == other.shape and bool((one == other).all())
+    return one is other or one == other
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=IDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from numbers import Real
 from typing import Any
 
@@ -27,7 +28,7 @@ class Mistake:
     answer: Maker
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Question:
     """One question of an exercise.
 
@@ -97,7 +98,7 @@ def judge(question: Question, answer: Any) -> None:
         NotYet: if it is wrong, with a sentence that teaches if the mistake is a usual one.
     """
     found = [given(question, answer, arguments) for arguments in question.inputs]
-    wanted = [looked_at(question, question.right, arguments) for arguments in question.inputs]
+    wanted = expected(question)
     check_form(question, found, wanted)
     if agree(question, found, wanted):
         return
@@ -131,6 +132,12 @@ def given(question: Question, answer: Any, arguments: tuple[Any, ...]) -> Any:
     if value is None or value is ...:
         raise Gap(empty)
     return plain(value)
+
+
+@cache
+def expected(question: Question) -> list[Any]:
+    """Return the right answer for all inputs."""
+    return [looked_at(question, question.right, arguments) for arguments in question.inputs]
 
 
 def looked_at(question: Question, maker: Maker, arguments: tuple[Any, ...]) -> Any:
