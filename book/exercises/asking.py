@@ -126,7 +126,9 @@ def given(question: Question, answer: Any, arguments: tuple[Any, ...]) -> Any:
     if not question.takes:
         return plain(answer)
     try:
-        value = call(answer, arguments) if question.read is None else question.read(answer, *arguments)
+        value = call(answer, arguments) if question.read is None else question.read(filled(answer, empty), *arguments)
+    except NotYet:
+        raise
     except Exception as error:
         raise NotYet(f"Your function raises {type(error).__name__}: {error}") from None
     if value is None or value is ...:
@@ -138,6 +140,18 @@ def given(question: Question, answer: Any, arguments: tuple[Any, ...]) -> Any:
 def expected(question: Question) -> list[Any]:
     """Return the right answer for all inputs."""
     return [looked_at(question, question.right, arguments) for arguments in question.inputs]
+
+
+def filled(function: Maker, empty: str) -> Maker:
+    """Return a function of a reader that does not pass a gap on."""
+
+    def value(*arguments: Any) -> Any:
+        found = function(*arguments)
+        if found is None or found is ...:
+            raise Gap(empty)
+        return found
+
+    return value
 
 
 def looked_at(question: Question, maker: Maker, arguments: tuple[Any, ...]) -> Any:
