@@ -218,7 +218,7 @@ def test_a_notebook_runs_to_its_first_gap(name: str) -> None:
     assert place == first_gap(notebook("student", name))
     assert kind == "Gap"
     assert len(shown) == 1
-    assert "Here is your first gap" in shown[0]
+    assert "Here is a gap" in shown[0]
 
 
 # Checks

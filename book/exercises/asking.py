@@ -117,7 +117,7 @@ def given(question: Question, answer: Any, arguments: tuple[Any, ...]) -> Any:
         Gap: if there is no answer yet.
         NotYet: if a function is asked for and there is none, or the reverse, or it fails.
     """
-    empty = f"Here is your first gap: {question.name} has no answer yet. Fill it in, and run on."
+    empty = f"Here is a gap: {question.name} has no answer yet. Fill it in, and run on."
     if answer is None or answer is ...:
         raise Gap(empty)
     if callable(answer) != bool(question.takes):
