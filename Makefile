@@ -54,7 +54,7 @@ test: lint  ## run everything that continuous integration runs
 packs: html  ## make the archives that a lecturer hands out, in _build/packs
 	$(BIN)/python book/hand_out.py
 
-rehearse: packs  ## run every student notebook to its first gap, and both graders (about half an hour)
+rehearse: packs  ## run every student notebook to its first gap, and both graders (as long as make alone)
 	$(BIN)/python tests/run_packs.py
 
 alone: html  ## run every notebook that the pages offer, in a new environment (about a quarter of an hour)

@@ -1,9 +1,9 @@
 """Tests of what a lecturer hands out: no solution leaks, checks know right from wrong, gaps stop in a kind way."""
 
-import json
 import re
 import sys
 import zipfile
+from collections.abc import Iterator
 from functools import cache
 
 import browsing
@@ -21,7 +21,7 @@ import hand_out
 from exercises import asking
 
 NAMES = browsing.chapters()
-QUICK = ("inverse-problems", "four-strategies", "choosing")  # run to their first gap here; `make rehearse` runs all
+QUICK = ("heat-flow", "inverse-problems", "tweedie")  # run to their first gap here; `make rehearse` runs all
 QUESTIONS = [question for chapter in exercises.CHAPTERS for question in exercises.questions(chapter)]
 IDS = [question.name for question in QUESTIONS]
 SHORTEST = 30  # letters and digits of a piece of prose that gives a solution away
@@ -83,13 +83,21 @@ def stored(name: str) -> nbformat.NotebookNode:
     return nbformat.read(browsing.ROOT / "book" / f"{name}.ipynb", as_version=4)
 
 
+def strings(part: object) -> Iterator[str]:
+    """All that is written anywhere in a notebook, but pictures."""
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, dict):
+        for key, value in part.items():
+            yield from () if key.startswith("image/") else strings(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from strings(value)
+
+
 def leaks(name: str, found: nbformat.NotebookNode) -> list[str]:
     """What a notebook gives away, wherever it hides: in a cell, an output, or the metadata."""
-    pictures = [output.data for cell in found.cells for output in cell.get("outputs", []) if "data" in output]
-    for data in pictures:
-        for kind in [kind for kind in data if kind.startswith("image/")]:
-            data[kind] = ""
-    everything = squeezed(json.dumps(found, ensure_ascii=False).replace(r"\n", "\n").replace("\\\\", "\\"))
+    everything = squeezed("\n".join(strings(found)))
     return [piece for piece in secrets(name) if piece in everything]
 
 
@@ -210,7 +218,7 @@ def test_a_notebook_runs_to_its_first_gap(name: str) -> None:
     assert place == first_gap(notebook("student", name))
     assert kind == "Gap"
     assert len(shown) == 1
-    assert "Here is your first gap" in shown[0]
+    assert "Here is a gap" in shown[0]
 
 
 # Checks
@@ -236,7 +244,22 @@ def answers(question: asking.Question, maker: asking.Maker) -> list[object]:
     first = maker(*question.inputs[0])
     if isinstance(first, list) and isinstance(first[0], str):
         return [maker, lambda *a: tuple(maker(*a)), lambda *a: [each.upper() for each in maker(*a)]]
-    return [lambda *a, k=k: forms(maker(*a))[k] for k in range(len(forms(first)))]
+    found = {str(each): forms(maker(*each)) for each in question.inputs}
+    return [lambda *a, k=k: found[tried(question, a)][k] for k in range(len(forms(first)))]
+
+
+def tried(question: asking.Question, arguments: tuple) -> str:
+    """Which of the inputs a function was called with."""
+    same = [each for each in question.inputs if all(equal(a, b) for a, b in zip(each, arguments, strict=True))]
+    return str(same[0])
+
+
+def equal(one: object, other: object) -> bool:
+    """Whether two arguments are the same; a number may have become a tensor."""
+    if isinstance(one, float | torch.Tensor):
+        one, other = (torch.as_tensor(each, dtype=torch.float64) for each in (one, other))
+        return one.shape == other.shape and bool((one == other).all())
+    return one is other or one == other
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=IDS)

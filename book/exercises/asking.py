@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from numbers import Real
 from typing import Any
 
@@ -27,7 +28,7 @@ class Mistake:
     answer: Maker
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Question:
     """One question of an exercise.
 
@@ -97,7 +98,7 @@ def judge(question: Question, answer: Any) -> None:
         NotYet: if it is wrong, with a sentence that teaches if the mistake is a usual one.
     """
     found = [given(question, answer, arguments) for arguments in question.inputs]
-    wanted = [looked_at(question, question.right, arguments) for arguments in question.inputs]
+    wanted = expected(question)
     check_form(question, found, wanted)
     if agree(question, found, wanted):
         return
@@ -116,7 +117,7 @@ def given(question: Question, answer: Any, arguments: tuple[Any, ...]) -> Any:
         Gap: if there is no answer yet.
         NotYet: if a function is asked for and there is none, or the reverse, or it fails.
     """
-    empty = f"Here is your first gap: {question.name} has no answer yet. Fill it in, and run on."
+    empty = f"Here is a gap: {question.name} has no answer yet. Fill it in, and run on."
     if answer is None or answer is ...:
         raise Gap(empty)
     if callable(answer) != bool(question.takes):
@@ -125,12 +126,32 @@ def given(question: Question, answer: Any, arguments: tuple[Any, ...]) -> Any:
     if not question.takes:
         return plain(answer)
     try:
-        value = call(answer, arguments) if question.read is None else question.read(answer, *arguments)
+        value = call(answer, arguments) if question.read is None else question.read(filled(answer, empty), *arguments)
+    except NotYet:
+        raise
     except Exception as error:
         raise NotYet(f"Your function raises {type(error).__name__}: {error}") from None
     if value is None or value is ...:
         raise Gap(empty)
     return plain(value)
+
+
+@cache
+def expected(question: Question) -> list[Any]:
+    """Return the right answer for all inputs."""
+    return [looked_at(question, question.right, arguments) for arguments in question.inputs]
+
+
+def filled(function: Maker, empty: str) -> Maker:
+    """Return a function of a reader that does not pass a gap on."""
+
+    def value(*arguments: Any) -> Any:
+        found = function(*arguments)
+        if found is None or found is ...:
+            raise Gap(empty)
+        return found
+
+    return value
 
 
 def looked_at(question: Question, maker: Maker, arguments: tuple[Any, ...]) -> Any:

@@ -50,7 +50,7 @@ def counts(k: float, beta: float) -> Tensor:
 
 def gamma(k: float, beta: float) -> tuple[Tensor, Tensor]:
     """Return points and weights of a Gamma law."""
-    x = torch.linspace(0, 80, 400_001, dtype=torch.float64)[1:]
+    x = torch.linspace(0, 80, 40_001, dtype=torch.float64)[1:]
     return x, torch.softmax((k - 1) * x.log() - beta * x, dim=-1)
 
 
