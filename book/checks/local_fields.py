@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +19,9 @@ from torch import Tensor
 
 import invlib
 from checks.tools import seeded
-from invlib import LinearProblem, Prior
+from invlib import ConvIResNet, LinearProblem, Prior
+from invlib.convolution import ConvBlock
+from invlib.training import Callback, History, Strategy
 
 Numbers = dict[str, float]
 
@@ -26,8 +32,8 @@ NOISE = 0.3
 class Field(Prior):
     r"""A Markov random field on a circular grid: smoothed total variation, and a weak pull to zero.
 
-    Its density is proportional to $\exp(-\sum_{i \sim j} \rho(x_i - x_j) - \sum_i V(x_i))$, where the first sum goes over
-    pairs of neighbours, $\rho(t) = \sqrt{t^2 + \beta^2}/s$ and $V(t) = vt^2/2$.
+    Its density is proportional to $\exp(-\sum_{i \sim j} \rho(x_i - x_j) - \sum_i V(x_i))$, where the first sum goes
+    over pairs of neighbours, $\rho(t) = \sqrt{t^2 + \beta^2}/s$ and $V(t) = vt^2/2$.
 
     Args:
         shape: of the grid, (n,) or (rows, columns). Points are vectors, row by row.
@@ -182,7 +188,7 @@ def exact_mean(field: Field, z: Tensor, noise_std: float = NOISE, step: float = 
 
 
 def exact_samples(
-    field: Field, count: int, generator: torch.Generator, *, group: int = 64, step: float = 0.05, edge: float = 6.0
+    field: Field, count: int, generator: torch.Generator, *, group: int = 64, step: float = 0.05, edge: float = 5.0
 ) -> Tensor:
     """Return samples of a circular chain, (count, n), by backward sums and forward draws.
 
@@ -214,7 +220,7 @@ def exact_samples(
 
 
 class Wrinkled(Field):
-    r"""The field with $\rho(t) = \log(1 + t^2/\beta^2)/2$, which is not convex: its second derivative falls to -1/(8 beta^2)."""
+    r"""The field with $\rho(t) = \log(1 + t^2/\beta^2)/2$, which is not convex for $|t| > \beta$."""
 
     log_concave = False
 
@@ -268,9 +274,10 @@ def check_lf_local() -> Numbers:
     """Compare the statements with the automatic Hessian of log p_X, and the MAP estimate with that of the library.
 
     The map from its formula against the gradient. Entries beyond the reach of H and neighbours are zero, to rounding.
-    Eigenvalues against c and C. Entries of the inverse against the bound on their decay; without blur they are positive,
-    and rows add up to 1 / (1 + strength^2 pull). The library climbs the posterior from several starts; Newton's method
-    here knows nothing of it. And on a grid of twice the size the map of a repeated point is the repeated map.
+    Eigenvalues against c and C. Entries of the inverse against the bound on their decay; without blur they are
+    positive, and rows add up to 1 / (1 + strength^2 pull). The library climbs the posterior from several starts;
+    Newton's method here knows nothing of it. And on a grid of twice the size the map of a repeated point is
+    the repeated map.
     """
     gap, mode_gap, tightest, generator = 0.0, 0.0, 0.0, seeded(1)
     for field, weight in local_cases():
@@ -416,3 +423,136 @@ class Pair:
         t = torch.linspace(-6, 6, 12_001, dtype=torch.float64)
         weights = ((0.5 * s[:, None] * t - 0.25 * t**2) / NOISE**2 - self.field.rho(t)).softmax(-1)
         return weights @ t
+
+
+# Networks
+
+
+SEEDS = 3
+"""How many networks are trained side by side with each loss."""
+
+STORED = Path(__file__).with_suffix(".npz")
+"""The weights of the trained networks: see `book/experiments/local_fields.py`."""
+
+
+def network(seed: int, members: int | None = SEEDS, blocks: int = 8, channels: int = 16) -> ConvIResNet:
+    """Return an untrained network on a chain of 64 values."""
+    return ConvIResNet((64,), blocks=blocks, channels=channels, members=members, generator=seeded(seed))
+
+
+def fit(
+    net: ConvIResNet,
+    loss: Strategy,
+    points: Tensor,
+    *,
+    steps: int,
+    batch_size: int = 32,
+    seed: int = 0,
+    callback: Callback | None = None,
+    checkpoint: str | None = None,
+) -> History:
+    """Train a network for denoising from samples of the field, (N, 64), with the library's own training."""
+    problem = LinearProblem(torch.eye(net.dim), NOISE)
+    options = {"steps": steps, "batch_size": batch_size, "generator": seeded(seed)}
+    return invlib.train(net, problem, invlib.Samples(points), loss, callback=callback, checkpoint=checkpoint, **options)
+
+
+def trained() -> dict[str, ConvIResNet]:
+    """Return the networks whose weights are stored, three members for each loss, in float64."""
+    nets: dict[str, ConvIResNet] = {}
+    with np.load(STORED) as file:
+        for loss in ("divergence", "reconstruction", "log_det", "approximation"):
+            net = network(0)
+            state = {key: torch.from_numpy(file[f"{loss}/{key}"]) for key, _ in net.named_parameters()}
+            net.load_state_dict({**net.state_dict(), **state})
+            nets[loss] = net
+    return nets
+
+
+def about_training() -> dict[str, Any]:
+    """Return the seconds of the trainings by loss, and the number of samples."""
+    with np.load(STORED) as file:
+        names = [key.removesuffix("/seconds") for key in file.files if key.endswith("/seconds")]
+        return {"seconds": {name: float(file[f"{name}/seconds"]) for name in names}, "points": int(file["points"])}
+
+
+def member(net: ConvIResNet, index: int) -> ConvIResNet:
+    """Return one network of an ensemble."""
+    single = network(0, members=None)
+    single.load_state_dict({key: value[index : index + 1] for key, value in net.state_dict().items()}, strict=False)
+    return single
+
+
+def row(x: Tensor, truth: Tensor, mode: Tensor, mean: Tensor) -> dict[str, Tensor]:
+    """Return the distances of reconstructions (E, B, n) from truth, MAP estimate and mean, per value, (E,) each."""
+    return {
+        name: (x - other).square().mean((-2, -1)).sqrt()
+        for name, other in {"truth": truth, "map": mode, "mean": mean}.items()
+    }
+
+
+def wiener(points: Tensor, z: Tensor) -> Tensor:
+    """Return Wiener's filter (A = 1), with the spectrum of the samples: circles have circulant covariances."""
+    spectrum = torch.fft.fft(points).abs().square().mean(0) / points.shape[-1]
+    return torch.fft.ifft(torch.fft.fft(z) * spectrum / (spectrum + NOISE**2)).real
+
+
+def held_out(field: Field, count: int) -> tuple[Tensor, Tensor]:
+    """Return new signals on a circle, and data."""
+    generator = seeded(field.dim)
+    x = exact_samples(field, count, generator, group=count)
+    return x, x + NOISE * torch.randn(x.shape, dtype=x.dtype, generator=generator)
+
+
+def long_data(data: tuple[Tensor, Tensor], size: int) -> Tensor:
+    """Return data on a large circle, (1, size): signals one after the other, again and again, with new noise."""
+    x = data[0].flatten()
+    x = x.repeat(-(-size // len(x)))[:size]
+    return (x + NOISE * torch.randn(size, dtype=x.dtype, generator=seeded(6)))[None]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an inverse takes: evaluations of blocks, values and tangents alike, seconds, and its relative residual."""
+
+    evaluations: int
+    seconds: float
+    residual: float
+
+
+def inverse_cost(net: ConvIResNet, z: Tensor, kind: str, tol: float = 1e-6) -> Cost:
+    """Measure the library's inverse ("newton"), or the plain iteration x <- z - f(x) of each block."""
+    count = 0
+    originals = {name: getattr(ConvBlock, name) for name in ("linearize", "branch_tangent")}
+
+    def counting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Any:  # noqa: ANN401
+            nonlocal count
+            count += 1
+            return function(*arguments)
+
+        return counted
+
+    for name, original in originals.items():
+        setattr(ConvBlock, name, counting(original))
+    try:
+        start = time.perf_counter()
+        with torch.no_grad():
+            x = net.solve_inverse(z, tol=tol).x if kind == "newton" else _fixed_point(net, z, tol)
+        seconds, evaluations = time.perf_counter() - start, count
+    finally:
+        for name, original in originals.items():
+            setattr(ConvBlock, name, original)
+    residual = float((net(x).detach() - z).norm() / z.norm())
+    return Cost(evaluations, seconds, residual)
+
+
+def _fixed_point(net: ConvIResNet, z: Tensor, tol: float) -> Tensor:
+    """One block after the other, each to its share of the tolerance."""
+    share = tol * float(z.norm()) / net.depth
+    for block in reversed(net.double().residual_blocks()):
+        target = x = z.unsqueeze(0)
+        while float((residual := block.value(x) - target).norm()) > share:
+            x = x - residual
+        z = x[0]
+    return z
