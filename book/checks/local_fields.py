@@ -125,7 +125,8 @@ def exact_map(
         RuntimeError: if the gradient, relative to z, is not below `tol` after 100 steps.
     """
     D = field.incidence()
-    H = sparse.csr_array(sparse.eye_array(field.dim)) if H is None else H
+    identity = sparse.csr_array(sparse.eye_array(field.dim))
+    H = identity if H is None else H
 
     def objective(x: np.ndarray, datum: np.ndarray) -> float:
         prior = -float(field.log_prob(torch.from_numpy(x)))
@@ -134,13 +135,13 @@ def exact_map(
     def solve(datum: np.ndarray) -> np.ndarray:
         x, value = datum.copy(), objective(datum, datum)
         for _ in range(100):
-            gradient = H @ x - strength**2 * field.score(torch.from_numpy(x)).numpy() - datum
-            if np.linalg.norm(gradient) <= tol * max(1.0, np.linalg.norm(datum)):
+            gradient: np.ndarray = H @ x - strength**2 * field.score(torch.from_numpy(x)).numpy() - datum
+            if np.linalg.norm(gradient) <= tol * max(1.0, float(np.linalg.norm(datum))):
                 return x
             bends = field.rho_bend(torch.from_numpy(D @ x)).numpy()
-            hessian = H + strength**2 * (field.pull * sparse.eye_array(field.dim) + D.T @ sparse.diags_array(bends) @ D)
-            step = sparse_linalg.spsolve(sparse.csc_array(hessian), gradient)
-            length, promised = 1.0, 1e-4 * float(gradient @ step)
+            hessian = sparse.csc_array(H + strength**2 * (field.pull * identity + D.T @ sparse.diags_array(bends) @ D))
+            step: np.ndarray = sparse_linalg.spsolve(hessian, gradient)
+            promised, length = 1e-4 * float(gradient @ step), 1.0
             while (after := objective(x - length * step, datum)) > value - length * promised + 1e-12 * abs(value):
                 length /= 2
             x, value = x - length * step, after
@@ -257,7 +258,8 @@ def slopes(field: Field, x: Tensor, strength: float, H: Tensor) -> Tensor:
         value: Tensor = field.log_prob(point)
         return value
 
-    return H - strength**2 * torch.vmap(torch.func.hessian(log_density))(x)
+    bends: Tensor = torch.vmap(torch.func.hessian(log_density))(x)
+    return H - strength**2 * bends
 
 
 def local_cases() -> list[tuple[Field, float]]:
@@ -452,9 +454,18 @@ def fit(
     checkpoint: str | None = None,
 ) -> History:
     """Train a network for denoising from samples of the field, (N, 64), with the library's own training."""
-    problem = LinearProblem(torch.eye(net.dim), NOISE)
-    options = {"steps": steps, "batch_size": batch_size, "generator": seeded(seed)}
-    return invlib.train(net, problem, invlib.Samples(points), loss, callback=callback, checkpoint=checkpoint, **options)
+    problem, samples = LinearProblem(torch.eye(net.dim), NOISE), invlib.Samples(points)
+    return invlib.train(
+        net,
+        problem,
+        samples,
+        loss,
+        steps=steps,
+        batch_size=batch_size,
+        callback=callback,
+        checkpoint=checkpoint,
+        generator=seeded(seed),
+    )
 
 
 def trained() -> dict[str, ConvIResNet]:
@@ -494,7 +505,8 @@ def row(x: Tensor, truth: Tensor, mode: Tensor, mean: Tensor) -> dict[str, Tenso
 def wiener(points: Tensor, z: Tensor) -> Tensor:
     """Return Wiener's filter (A = 1), with the spectrum of the samples: circles have circulant covariances."""
     spectrum = torch.fft.fft(points).abs().square().mean(0) / points.shape[-1]
-    return torch.fft.ifft(torch.fft.fft(z) * spectrum / (spectrum + NOISE**2)).real
+    filtered: Tensor = torch.fft.ifft(torch.fft.fft(z) * spectrum / (spectrum + NOISE**2)).real
+    return filtered
 
 
 def held_out(field: Field, count: int) -> tuple[Tensor, Tensor]:
