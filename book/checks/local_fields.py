@@ -134,6 +134,7 @@ def exact_map(
 
     def solve(datum: np.ndarray) -> np.ndarray:
         x, value = datum.copy(), objective(datum, datum)
+        slack = 1e-12 * (field.dim + float(datum @ datum))  # rounding of the objective
         for _ in range(100):
             gradient: np.ndarray = H @ x - strength**2 * field.score(torch.from_numpy(x)).numpy() - datum
             if np.linalg.norm(gradient) <= tol * max(1.0, float(np.linalg.norm(datum))):
@@ -142,7 +143,7 @@ def exact_map(
             hessian = sparse.csc_array(H + strength**2 * (field.pull * identity + D.T @ sparse.diags_array(bends) @ D))
             step: np.ndarray = sparse_linalg.spsolve(hessian, gradient)
             promised, length = 1e-4 * float(gradient @ step), 1.0
-            while (after := objective(x - length * step, datum)) > value - length * promised + 1e-12 * abs(value):
+            while (after := objective(x - length * step, datum)) > value - length * promised + slack:
                 length /= 2
             x, value = x - length * step, after
         raise RuntimeError("Newton's method did not converge")
@@ -476,7 +477,7 @@ def trained() -> dict[str, ConvIResNet]:
             net = network(0)
             state = {key: torch.from_numpy(file[f"{loss}/{key}"]) for key, _ in net.named_parameters()}
             net.load_state_dict({**net.state_dict(), **state})
-            nets[loss] = net
+            nets[loss] = net.requires_grad_(requires_grad=False)
     return nets
 
 
@@ -490,7 +491,8 @@ def about_training() -> dict[str, Any]:
 def member(net: ConvIResNet, index: int) -> ConvIResNet:
     """Return one network of an ensemble."""
     single = network(0, members=None)
-    single.load_state_dict({key: value[index : index + 1] for key, value in net.state_dict().items()}, strict=False)
+    state = {key: value.detach()[index : index + 1] for key, value in net.named_parameters()}
+    single.load_state_dict({**single.state_dict(), **state})
     return single
 
 
