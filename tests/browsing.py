@@ -46,7 +46,7 @@ def is_fresh() -> bool:
     if not index.exists():
         return False
     sources = [ROOT / "_config.yml", ROOT / "_toc.yml"]
-    for pattern in ("*.md", "*.ipynb", "*.bib", "_static/**/*", "_templates/*", "_extension/*"):
+    for pattern in ("*.md", "*.ipynb", "*.bib", "_static/**/*", "_templates/*", "_extension/*.*"):
         sources += (ROOT / "book").glob(pattern)
     return max(path.stat().st_mtime for path in sources) <= index.stat().st_mtime
 
