@@ -18,7 +18,6 @@ SEARCHED = ("statement", "figure", "table", "term", "code", "literature")
 REPEATING = ("claims", "deviations")  # their sections are called like the chapters
 NOT_SEARCHED = ("search", "genindex")
 START = "bookEntries = "
-OURS = ("searchtools", "language_data", "searchindex")
 
 
 def entries(page: str, body: str) -> list[dict[str, str]]:
@@ -50,15 +49,10 @@ def words(piece: pieces.Piece) -> str:
 
 
 def note_entries(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: object) -> None:
-    """Keep the entries of a page, and leave out what the search of the theme would load."""
+    """Keep the entries of a page."""
     if tree is not None and page not in NOT_SEARCHED:
         app.env.book_entries = getattr(app.env, "book_entries", {})  # type: ignore[attr-defined]
         app.env.book_entries[page] = entries(page, context.get("body", ""))
-    context["script_files"] = [
-        file
-        for file in context["script_files"]
-        if not any(name in str(getattr(file, "filename", file)) for name in OURS)
-    ]
 
 
 def write_entries(app: Sphinx, error: Exception | None) -> None:
