@@ -52,7 +52,7 @@ def is_fresh() -> bool:
         "*.bib",
         "_static/**/*",
         "_templates/*",
-        "_extension/*",
+        "_extension/*.*",
         "exercises/*.py",
         "room.yml",
     ):

@@ -107,10 +107,23 @@ def test_the_end_of_a_formula_does_not_fade(page: Page) -> None:
     assert boxes(page)[1]["tab"]
 
 
-def test_a_wide_table_scrolls_with_a_cue(page: Page) -> None:
-    table = page.locator(".pst-scrollable-table-container")
-    assert "goes-on" in table.get_attribute("class")
-    assert table.evaluate("e => e.tabIndex") == 0
+def test_a_wide_table_becomes_a_list_on_a_phone(page: Page) -> None:
+    table = page.locator("table.stacks")
+    assert table.evaluate("e => e.scrollWidth <= e.parentElement.clientWidth")
+    cells = table.locator("tbody td")
+    assert cells.nth(1).inner_text().split() == ["b", "unbreakable" * 3]
+    assert cells.nth(0).inner_text() == "unbreakable" * 3
+    boxes = [cells.nth(number).bounding_box() for number in (0, 1)]
+    assert boxes[1]["y"] > boxes[0]["y"]
+
+
+def test_a_wide_table_scrolls_with_a_cue(browser: Browser, address: str) -> None:
+    page = browser.new_page(viewport={"width": 800, "height": 800})
+    browsing.open_page(page, f"{address}/index.html")
+    page.wait_for_selector(".pst-scrollable-table-container.goes-on")
+    assert page.locator(".pst-scrollable-table-container").evaluate("e => e.tabIndex") == 0
+    assert not page.locator("table.stacks").count()
+    page.close()
 
 
 def test_nothing_fades_where_there_is_room(page: Page) -> None:

@@ -88,7 +88,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "invlib" / "__init__.py").write_text("")
     (folder / "book" / "small.py").write_text("TWO = 2\n")
     (folder / "book" / "chapter.md").write_text(CHAPTER)
-    for name in ("_config.yml", "book/_extension", "book/_static", "book/references.bib"):
+    for name in ("_config.yml", "book/_extension", "book/_static", "book/_templates", "book/references.bib"):
         source, target = ROOT / name, folder / name
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
     (folder / "_toc.yml").write_text("format: jb-book\nroot: book/chapter.ipynb\n")

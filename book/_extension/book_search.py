@@ -17,7 +17,7 @@ LONGEST = 4000  # letters of the text of an entry
 SEARCHED = ("statement", "figure", "table", "term", "code", "literature")
 REPEATING = ("claims", "deviations")  # their sections are called like the chapters
 NOT_SEARCHED = ("search", "genindex")
-OURS = ("searchtools", "language_data", "searchindex")
+START = "bookEntries = "
 
 
 def entries(page: str, body: str) -> list[dict[str, str]]:
@@ -49,15 +49,10 @@ def words(piece: pieces.Piece) -> str:
 
 
 def note_entries(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: object) -> None:
-    """Keep the entries of a page, and leave out what the search of the theme would load."""
+    """Keep the entries of a page."""
     if tree is not None and page not in NOT_SEARCHED:
         app.env.book_entries = getattr(app.env, "book_entries", {})  # type: ignore[attr-defined]
         app.env.book_entries[page] = entries(page, context.get("body", ""))
-    context["script_files"] = [
-        file
-        for file in context["script_files"]
-        if not any(name in str(getattr(file, "filename", file)) for name in OURS)
-    ]
 
 
 def write_entries(app: Sphinx, error: Exception | None) -> None:
@@ -65,9 +60,11 @@ def write_entries(app: Sphinx, error: Exception | None) -> None:
     if error is not None or app.builder.format != "html":
         return
     kept = getattr(app.env, "book_entries", {})
-    listed = [entry for page in app.env.found_docs if page in kept for entry in kept[page]]
     target = Path(app.outdir) / "_static" / "search-entries.js"
-    target.write_text(f"bookEntries = {json.dumps(listed, ensure_ascii=False)};\n", encoding="utf-8")
+    if target.exists():  # pages that did not change were not written again
+        kept = json.loads(target.read_text(encoding="utf-8").removeprefix(START).rstrip(";\n")) | kept
+    kept = {page: kept[page] for page in sorted(kept) if page in app.env.found_docs}
+    target.write_text(f"{START}{json.dumps(kept, ensure_ascii=False)};\n", encoding="utf-8")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -38,7 +38,7 @@
   let rarity = null;
   const entries = () => {
     if (prepared) return prepared;
-    prepared = window.bookEntries.map(prepare);
+    prepared = Object.values(window.bookEntries).flat().map(prepare);
     const seen = new Map();
     for (const entry of prepared)
       for (const word of new Set([...entry.counts.keys(), ...entry.heading])) seen.set(word, (seen.get(word) ?? 0) + 1);
