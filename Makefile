@@ -15,7 +15,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 SEED ?= 7
 
 .DEFAULT_GOAL := help
-.PHONY: help book execute reseed test packs rehearse alone lint bench figures release serve clean html
+.PHONY: help book execute reseed test packs rehearse alone lint certify bench figures release serve clean html
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ lint: $(READY)  ## check the style of the Python files and of the chapters' cell
 	$(BIN)/ruff format --check .
 	$(BIN)/python tests/test_shape_of_chapters.py
 	$(BIN)/mypy
+
+certify: $(READY)  ## prove by ball arithmetic that the pages show what they say, in seconds
+	$(BIN)/python book/certificates/verify.py
 
 bench: $(READY)  ## measure invlib beside its peers (about a quarter of an hour, on an idle machine)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt

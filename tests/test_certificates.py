@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import laboratory_data
 import pytest
+import torch
 
 FOLDER = Path(__file__).resolve().parent.parent / "book" / "certificates"
 FILES = sorted(FOLDER.glob("*.json"))
@@ -30,6 +32,26 @@ def test_it_is_proved(path: Path) -> None:
 
 def test_there_is_one_of_each_kind() -> None:
     assert {load(path.stem)["kind"] for path in FILES} == set(verify.KINDS)
+
+
+def test_they_belong_to_the_networks_of_the_laboratory() -> None:
+    laboratory = laboratory_data.read()
+    for stored in laboratory["networks"]:
+        claim = load(f"network-{stored['problem']}-{stored['loss'].replace('_', '-')}")
+        for layer, tensor in enumerate(laboratory_data.unpacked(stored)):
+            kind = "biases" if layer % 2 else "weights"
+            for block, expected in zip(claim["blocks"], tensor, strict=True):
+                rows, scale = block[kind][layer // 2]
+                found = torch.tensor(rows, dtype=torch.float64).reshape(expected.shape) * scale
+                assert torch.equal(found, expected)
+        fixed = laboratory["settings"]["problems"][stored["problem"]]
+        assert [entry for row in claim["first"] for entry in row] == fixed["first"]
+        assert [entry for row in claim["last"] for entry in row] == fixed["last"]
+
+
+def test_they_serve_statements_of_the_book() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in FOLDER.parent.glob("*.md"))
+    assert all(f":label: {label}\n" in text for path in FILES for label in load(path.stem)["statements"])
 
 
 def grow_a_weight(claim: Claim) -> None:

@@ -8,6 +8,9 @@ nothing is written twice.
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,8 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-COLUMNS = ("Statement", "In the paper", "Check", "Control", "Picture", "Library and its tests")
+COLUMNS = ("Statement", "In the paper", "Check", "Control", "Picture", "Library and its tests", "Certificate")
+CERTIFICATES = Path(__file__).resolve().parent.parent / "certificates"
 NOTHING = "—"
 
 
@@ -55,6 +59,22 @@ def test_sentence(test: str) -> str:
     return f"*{part}:* {name.removeprefix('test_').replace('_', ' ')}"
 
 
+@cache
+def certified() -> dict[str, list[str]]:
+    """Return the kinds of certificates for each label of a statement that they serve."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(CERTIFICATES.glob("*.json")):
+        for label in json.loads(path.read_text(encoding="utf-8"))["statements"]:
+            found.setdefault(label, []).append(path.stem)
+    return found
+
+
+def certificates_on(label: str) -> list[str]:
+    """Return how many certificates of each kind serve a statement, as Markdown."""
+    kinds = Counter(name.partition("-")[0] for name in certified().get(label, []))
+    return [f"{count} `{kind}`" for kind, count in kinds.items()]
+
+
 def table_row(chapter: Chapter, statement: Statement) -> str:
     """Return the row of one statement, as Markdown."""
     checks, controls, pictures = (chapter.claims_on(statement.label, role) for role in ROLES)
@@ -68,6 +88,7 @@ def table_row(chapter: Chapter, statement: Statement) -> str:
         cell_links(controls),
         ", ".join(figures) or NOTHING,
         ". ".join(part for part in (", ".join(functions), "; ".join(tests)) if part) or NOTHING,
+        ", ".join(certificates_on(statement.label)) or NOTHING,
     )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import invlib
-from invlib import GaussianMixture, LinearProblem, testproblems
+from invlib import GaussianMixture, IResNet, LinearProblem, testproblems
 
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
@@ -25,7 +25,7 @@ sys.path.insert(0, str(FOLDER.parent))
 import laboratory_data  # noqa: E402
 
 MARGIN = 1e-7  # between a norm and the bound that is proved
-ENCLOSURE = {"posterior": 1e-10, "map": 1e-6}
+ENCLOSURE = {"network": 1e-6, "posterior": 1e-10, "map": 1e-6}
 BASINS = [0.2 / 2**k for k in range(8)]
 TIE = 1e-9
 
@@ -34,40 +34,59 @@ POSTERIOR_STATEMENTS = ["prop-pe-mixture"]
 MAP_STATEMENTS = ["prop-pe-map", "thm-pe-jump"]
 
 
-def network_claim(stored: dict[str, Any]) -> dict[str, Any]:
-    """Return the claims on a network of the laboratory: Lipschitz constants, and the inverse at 25 points."""
+def network_claim(stored: dict[str, Any], fixed: dict[str, Any]) -> dict[str, Any]:
+    """Return the claims on a network of the laboratory: Lipschitz constants, and the inverse at 25 data H x.
+
+    Args:
+        stored: the weights.
+        fixed: the first and the last layer.
+    """
     net = laboratory_data.network(stored)
-    tensors = laboratory_data.integers(stored)
-    layers = [tensors[2 * k : 2 * k + 2] for k in range(3)]
-    scales = [stored["scales"][2 * k : 2 * k + 2] for k in range(3)]
+    scales = stored["scales"]
+    tensors = [tensor / scale for tensor, scale in zip(laboratory_data.unpacked(stored), scales, strict=True)]
+    weights, biases = list(zip(tensors, scales, strict=True))[::2], list(zip(tensors, scales, strict=True))[1::2]
 
     blocks, norms = [], []
     for number in range(net.depth):
-        weights = [(weight[number].int().tolist(), scale[0]) for (weight, _), scale in zip(layers, scales, strict=True)]
-        biases = [(bias[number, 0].int().tolist(), scale[1]) for (_, bias), scale in zip(layers, scales, strict=True)]
-        blocks.append({"weights": weights, "biases": biases})
-        norms.append(
-            [
-                (1 + MARGIN) * float(torch.linalg.matrix_norm(weight[number] * scale[0], 2))
-                for (weight, _), scale in zip(layers, scales, strict=True)
-            ]
+        blocks.append(
+            {
+                "weights": [(whole(weight[number]), scale) for weight, scale in weights],
+                "biases": [(whole(bias[number, 0]), scale) for bias, scale in biases],
+            }
         )
-    limit = math.ceil(1e6 * max(math.prod(each) for each in norms)) / 1e6
+        spectral = [float(torch.linalg.matrix_norm(weight[number] * scale, 2)) for weight, scale in weights]
+        norms.append([(1 + MARGIN) * norm for norm in spectral])
 
-    z = torch.cartesian_prod(*2 * [torch.linspace(-1.6, 1.6, 5, dtype=torch.float64)])
-    x = net.inverse(z, tol=1e-12)
+    points = torch.cartesian_prod(*2 * [torch.linspace(-1.6, 1.6, 5, dtype=torch.float64)])
+    z = points @ laboratory_data.problems()[stored["problem"]].normal_operator
     return {
         "kind": "network",
         "statements": NETWORK_STATEMENTS,
-        "lipschitz": limit,
-        "first": matrix(stored["first"]),
-        "last": matrix(stored["last"]),
+        "lipschitz": math.ceil(1e6 * max(math.prod(each) for each in norms)) / 1e6,
+        "first": matrix(fixed["first"]),
+        "last": matrix(fixed["last"]),
         "blocks": blocks,
         "norms": norms,
         "z": z.tolist(),
-        "x": x.tolist(),
-        "radius": 1e-6,
+        "x": polished(net, net.inverse(z, tol=1e-12), z, matrix(fixed["first"]), matrix(fixed["last"])).tolist(),
+        "radius": ENCLOSURE["network"],
     }
+
+
+def polished(net: IResNet, x: Tensor, z: Tensor, first: list[list[float]], last: list[list[float]]) -> Tensor:
+    """Return the inverse of the network whose outer layers are rounded: one step of Newton from that of the other."""
+    value = (x @ torch.tensor(first, dtype=torch.float64).mT)[None]  # members first
+    for block in net.residual_blocks():
+        value = block.value(value)
+    value = value @ torch.tensor(last, dtype=torch.float64).mT
+    jacobian = net.forward_and_jacobian(x)[1]
+    return x - torch.linalg.solve(jacobian, value[0] - z)
+
+
+def whole(tensor: Tensor) -> list[Any]:
+    """Return a tensor of whole numbers as lists."""
+    result: list[Any] = tensor.round().int().tolist()
+    return result
 
 
 def matrix(flat: Sequence[float]) -> list[list[float]]:
@@ -165,8 +184,10 @@ def write_line() -> None:
 
 def write_networks() -> None:
     """The trained networks of the laboratory."""
-    for stored in laboratory_data.read()["networks"]:
-        write(f"network-{stored['problem']}-{stored['loss'].replace('_', '-')}", network_claim(stored))
+    laboratory = laboratory_data.read()
+    for stored in laboratory["networks"]:
+        claim = network_claim(stored, laboratory["settings"]["problems"][stored["problem"]])
+        write(f"network-{stored['problem']}-{stored['loss'].replace('_', '-')}", claim)
 
 
 if __name__ == "__main__":
