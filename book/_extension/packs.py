@@ -96,7 +96,7 @@ def stub(question: Question, body: str = "...") -> str:
     return f"{MARK}\n{question.variable} = {body}"
 
 
-def test(question: Question) -> str:
+def check_code(question: Question) -> str:
     """Return the code that checks an answer."""
     return f'check("{question.name}", {question.variable})'
 
@@ -172,7 +172,11 @@ def room(task: Task) -> list[NotebookNode]:
     asked = task.asked()
     cells = [] if task.kind == "Code" and asked else [markdown(ROOM)]
     for question in asked:
-        cells += [markdown(ask(question)), code(stub(question), tags=["gap"]), code(test(question), tags=["check"])]
+        cells += [
+            markdown(ask(question)),
+            code(stub(question), tags=["gap"]),
+            code(check_code(question), tags=["check"]),
+        ]
     return cells
 
 
@@ -282,7 +286,7 @@ def nbgrader(title: str, setup: str, tasks: Iterable[Task]) -> NotebookNode:
         for question in asked:
             cells.append(markdown(ask(question)))
             cells.append(code(nbgrader_answer(question), nbgrader=graded(question.variable, solution=True)))
-            cells.append(code(test(question), nbgrader=graded(f"check-{question.variable}", points=1)))
+            cells.append(code(check_code(question), nbgrader=graded(f"check-{question.variable}", points=1)))
     return nbformat.v4.new_notebook(cells=numbered(cells), metadata=KERNEL)
 
 
@@ -313,7 +317,7 @@ def otter(title: str, setup: str, tasks: Iterable[Task]) -> NotebookNode:
         for question in asked:
             answer = code(stub(question, answer_code(question) + "  # SOLUTION"))
             answer.source = answer.source.replace(MARK, "from exercises import find  # SOLUTION", 1)
-            parts = [markdown(ask(question)), *solution([answer]), *tests(question)]
+            parts = [markdown(ask(question)), *solution([answer]), *otter_test(question)]
             cells += between("QUESTION", question.variable, parts, 1)
     return nbformat.v4.new_notebook(cells=numbered(cells), metadata=KERNEL)
 
@@ -334,9 +338,9 @@ def solution(cells: list[NotebookNode]) -> list[NotebookNode]:
     return [raw("# BEGIN SOLUTION"), *cells, raw("# END SOLUTION")]
 
 
-def tests(question: Question) -> list[NotebookNode]:
+def otter_test(question: Question) -> list[NotebookNode]:
     """Return the test of a question."""
-    cell = code(test(question))
+    cell = code(check_code(question))
     cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text="Right.\n")]
     return [raw("# BEGIN TESTS"), cell, raw("# END TESTS")]
 
