@@ -47,9 +47,11 @@ FIT = """() => {
         const share = (width(outer) - (number ? width(number) + 14 : 0)) / width(formula.querySelector("mjx-math"));
         return [formula, share < 1 ? share * parseFloat(getComputedStyle(formula).fontSize) : 0];
     });
-    const tables = [...document.querySelectorAll("table")].filter((table) => width(table) > room);
+    const wide = () => [...document.querySelectorAll("table")].filter((table) => width(table) > room);
+    const tables = wide();
     for (const [formula, size] of sizes) if (size) formula.style.fontSize = `${size}px`; // after all has been measured
     for (const table of tables) table.classList.add("tight");
+    for (const table of wide()) table.classList.add("tightest");
 
     const right = document.querySelector("main").getBoundingClientRect().right;
     const cut = (box) => box.scrollWidth > box.clientWidth + 1 && box.clientWidth > 0;

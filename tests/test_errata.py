@@ -9,6 +9,7 @@ from pathlib import Path
 import browsing
 import numpy as np
 import pytest
+import small_pages
 
 ROOT = browsing.ROOT
 TABLE_ROW = re.compile(r"^\| (?!Where |:--)(.+) \|$", re.MULTILINE)
@@ -106,6 +107,15 @@ def test_every_figure_of_the_book_is_on_its_page() -> None:
     with zipfile.ZipFile(folder / "figures.zip") as opened:
         files = {f"figures/{file}" for entry in entries.values() for file in entry["files"]}
         assert set(opened.namelist()) == files | {"figures/figures.json"}
+
+
+def test_the_page_of_figures_sets_formulas(tmp_path: Path) -> None:
+    """It has none of its own: they come in with the captions."""
+    page = small_pages.build(tmp_path, "# All\n\n```{figure-list}\n```\n", extensions=("figure_list",))
+    assert page.select("#figure-list")
+    assert page.select("script[src*=mathjax]")
+    plain = small_pages.build(tmp_path, "# All\n", extensions=("figure_list",))
+    assert not plain.select("script[src*=mathjax]")
 
 
 def test_drawings_are_drawings() -> None:

@@ -64,9 +64,14 @@ class FigureList(SphinxDirective):
     """The directive ``{figure-list}``: a place that is filled when all pages are there."""
 
     def run(self) -> list[nodes.Node]:
-        """Return the place, on a page that sets formulas."""
-        self.env.get_domain("math").data["has_equations"][self.env.docname] = True
+        """Return the place."""
         return [nodes.raw("", PLACE, format="html")]
+
+
+def load_formulas(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: nodes.document | None) -> None:
+    """Let a page with the list set formulas, though it has none of its own."""
+    if tree is not None and any(node.astext() == PLACE for node in tree.findall(nodes.raw)):
+        app.env.get_domain("math").data["has_equations"][page] = True
 
 
 def figures_of(page: str, chapter: str) -> tuple[str, list[Figure]]:
@@ -158,5 +163,6 @@ def fill(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directive with Sphinx."""
     app.add_directive("figure-list", FigureList)
+    app.connect("html-page-context", load_formulas, priority=100)  # before Sphinx asks which pages have formulas
     app.connect("build-finished", fill, priority=600)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
