@@ -70,7 +70,7 @@
     const asked = telling.length ? telling : all;
     if (!asked.length) return [];
     const name = query.trim();
-    const named = (entry) => (entry.kind === "code" && entry.title.split(".").pop() === name ? 4 : 1);
+    const named = (entry) => (entry.kind === "code" && entry.title === `invlib.${name}` ? 4 : 1);
     return entries()
       .map((entry) => ({ entry, score: score(entry, asked) * named(entry) }))
       .filter((hit) => hit.score > 0.5)
