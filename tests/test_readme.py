@@ -46,7 +46,7 @@ def test_the_page_of_the_library_has_every_public_name_once():
 
 
 def test_the_lines_that_run_one_chapter_install_what_it_imports():
-    """The notebooks import `checks` and `figures`, which `make book` does not install: they are the package in book/."""
+    """The notebooks import `checks` and `figures`, which only the package in book/ has; `make book` leaves it out."""
     section = README.split("## Run one chapter")[1].split("\n## ")[0]
     (shell,) = re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL)
     (install,) = [line.split() for line in shell.splitlines() if " pip install " in line]
