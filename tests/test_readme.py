@@ -43,3 +43,14 @@ def test_the_table_has_every_module():
 def test_the_page_of_the_library_has_every_public_name_once():
     entries = re.findall(r"^\.\. auto(?:class|exception|function):: invlib\.(\w+)$", PAGE, flags=re.MULTILINE)
     assert sorted(entries) == sorted(invlib.__all__)
+
+
+def test_the_lines_that_run_one_chapter_install_what_it_imports():
+    """The notebooks import `checks` and `figures`, which only the package in book/ has; `make book` leaves it out."""
+    section = README.split("## Run one chapter")[1].split("\n## ")[0]
+    (shell,) = re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL)
+    (install,) = [line.split() for line in shell.splitlines() if " pip install " in line]
+    assert {"./book", "jupyterlab"} <= set(install)
+    assert (ROOT / "book" / "pyproject.toml").exists()
+    (notebook,) = re.findall(r"_build/html/_sources/(book/[\w-]+)\.ipynb", shell)
+    assert (ROOT / f"{notebook}.md").exists()
