@@ -244,14 +244,14 @@ def answers(question: asking.Question, maker: asking.Maker) -> list[object]:
     first = maker(*question.inputs[0])
     if isinstance(first, list) and isinstance(first[0], str):
         return [maker, lambda *a: tuple(maker(*a)), lambda *a: [each.upper() for each in maker(*a)]]
-    found = {str(each): forms(maker(*each)) for each in question.inputs}
+    found = [forms(maker(*each)) for each in question.inputs]
     return [lambda *a, k=k: found[tried(question, a)][k] for k in range(len(forms(first)))]
 
 
-def tried(question: asking.Question, arguments: tuple) -> str:
+def tried(question: asking.Question, arguments: tuple) -> int:
     """Which of the inputs a function was called with."""
-    same = [each for each in question.inputs if all(equal(a, b) for a, b in zip(each, arguments, strict=True))]
-    return str(same[0])
+    same = [all(equal(a, b) for a, b in zip(each, arguments, strict=True)) for each in question.inputs]
+    return same.index(True)
 
 
 def equal(one: object, other: object) -> bool:
