@@ -288,7 +288,7 @@ def total_variation(y: Tensor, weight: float, steps: int = 400) -> Tensor:
     return torch.as_tensor(np.stack([restoration.denoise_tv_chambolle(each, **options) for each in y.numpy()]))
 
 
-def total_variation_deblurring(case: Case, y: Tensor, weight: float, rho: float = 0.1, steps: int = 25) -> Tensor:
+def total_variation_deblurring(case: Case, y: Tensor, weight: float, rho: float = 0.1, steps: int = 40) -> Tensor:
     """Return the pictures of least |A x - y|^2 / 2 + weight * TV(x), by the alternating direction method."""
     shape = shape_of(y)
     h, right = case.operator(shape).square(), convolve(case.operator(shape), y)

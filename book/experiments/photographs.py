@@ -31,11 +31,11 @@ SEEDS = (0,)
 NOISE = 1
 """Seed of the noise of the test."""
 
-TV_DENOISING = (0.06, 0.07, 0.08)
-TV_DEBLURRING = (0.002, 0.004, 0.008)
-NLM = (0.1, 0.11)
+TV_DENOISING = (0.05, 0.06, 0.07, 0.08)
+TV_DEBLURRING = (0.0005, 0.001, 0.002)
+NLM = (0.09, 0.1, 0.11)
 STRENGTHS = (0.55, 0.62, 0.7)
-CARRIED = (0.3, 0.4, 0.5)
+CARRIED = (0.5, 0.7, 1.0)
 """What the baselines are tuned over; strengths are in units of the noise."""
 
 SHOWN, WINDOW = 0, (slice(0, 64), slice(22, 86))
@@ -43,7 +43,7 @@ SHOWN, WINDOW = 0, (slice(0, 64), slice(22, 86))
 
 TRAINED = ("plain", "divergence", "divergence-tuned", "other")
 GALLERY = {
-    "noise": ["measurement", "tv", "pnp-full", "pnp", *TRAINED],
+    "noise": ["measurement", "tv", "pnp", *TRAINED],
     "blur": ["measurement", "wiener", "tv", "pnp", "carried"],
 }
 
@@ -176,7 +176,7 @@ def plugged(case: Case, x: Tensor, y: Tensor, work: Path) -> Results:
     run, net, seconds = stored("score", 0, work)
     plain, found = partial(photos.applied, net), {}
     if not case.blur:
-        found["pnp-full"] = best([partial(photos.plug_and_play, case, y, plain, case.noise, steps=100)], x)
+        found["pnp-full"] = best([partial(photos.plug_and_play, case, y, plain, case.noise, steps=150)], x)
     strengths = [share * case.noise for share in (CARRIED if case.blur else STRENGTHS)]
     found["pnp"] = best([partial(photos.plug_and_play, case, y, plain, strength) for strength in strengths], x)
     found = {name: [(each[0][0], seconds, each[0][2])] for name, each in found.items()}
