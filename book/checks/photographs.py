@@ -108,12 +108,14 @@ def quality(found: Tensor, truth: Tensor) -> tuple[np.ndarray, np.ndarray]:
 def laplacian(shape: tuple[int, int]) -> Tensor:
     """Return the symbol of the negative Laplacian, the sum of 2 - 2 cos, at the frequencies of the grid, `shape`."""
     rows, columns = (2 - 2 * (2 * math.pi * torch.fft.fftfreq(size, dtype=torch.float64)).cos() for size in shape)
-    return rows[:, None] + columns
+    symbol: Tensor = rows[:, None] + columns
+    return symbol
 
 
 def convolve(symbol: Tensor, pictures: Tensor) -> Tensor:
     """Return pictures (..., rows, columns) after the convolution with a symbol (rows, columns)."""
-    return torch.fft.ifft2(symbol * torch.fft.fft2(pictures)).real
+    found: Tensor = torch.fft.ifft2(symbol * torch.fft.fft2(pictures)).real
+    return found
 
 
 def matrix(symbol: Tensor) -> Tensor:
@@ -249,6 +251,7 @@ class PlainNet(nn.Module):
             layer = nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode="circular")
             last = 0.1 if outputs == 1 else 1.0
             nn.init.normal_(layer.weight, 0.0, last * math.sqrt(2 / (9 * inputs)), generator=generator)
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
             self.convolutions.append(layer)
         self.shape = (CROP, CROP)
@@ -258,7 +261,8 @@ class PlainNet(nn.Module):
         hidden = x.reshape(-1, 1, *self.shape)
         for layer in self.convolutions[:-1]:
             hidden = functional.silu(layer(hidden))
-        return x - self.convolutions[-1](hidden).reshape(x.shape)
+        noise: Tensor = self.convolutions[-1](hidden).reshape(x.shape)
+        return x - noise
 
 
 def squared_error(case: Case, side: int = CROP) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
@@ -335,8 +339,9 @@ def applied(net: nn.Module, pictures: Tensor, tol: float | None = None) -> Tenso
     """Return net(pictures), or with `tol` its inverse at them, on the grid of the pictures (P, rows, columns)."""
     values, placed = pictures.flatten(1).float(), on_grid(net, shape_of(pictures))
     with torch.no_grad():
-        inverted = tol is not None and isinstance(placed, ConvIResNet)
-        found: Tensor = placed.inverse(values, tol=tol) if inverted else placed(values)
+        if tol is not None and isinstance(placed, ConvIResNet):
+            return placed.inverse(values, tol=tol).double().reshape(pictures.shape)
+        found: Tensor = placed(values)
     return found.double().reshape(pictures.shape)
 
 
