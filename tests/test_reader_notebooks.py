@@ -169,7 +169,7 @@ def test_a_notebook_runs_where_there_is_only_what_a_reader_has(tmp_path: Path) -
 
 
 def test_the_packages_of_the_site_need_no_more_than_they_say() -> None:
-    wanted = {"invlib": {"torch", "numpy", "tqdm"}, "invlib_book": {"invlib", "scipy", "filelock"}}
+    wanted = {"invlib": {"torch", "numpy", "tqdm"}, "invlib_book": {"invlib", "scipy", "scikit-image", "filelock"}}
     for wheel in (browsing.HTML / "wheels").glob("*.whl"):
         with zipfile.ZipFile(wheel) as file:
             (name,) = (entry for entry in file.namelist() if entry.endswith("METADATA"))

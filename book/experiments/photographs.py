@@ -1,0 +1,279 @@
+"""The long runs behind the chapter on photographs.
+
+In the folder `book`, on one thread (OMP_NUM_THREADS=1)::
+
+    python -m experiments.photographs train NAME --seed S    train one network of RUNS: less than a minute each
+    python -m experiments.photographs evaluate               test all that were trained, and store the arrays
+
+Networks are kept in a folder of work (`--work`). The arrays
+go to `checks/photographs.npz`, with the seconds that everything took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from checks import photographs as photos
+from checks.photographs import TAU, TUNED, Case, Photographs, PlainNet
+from checks.tools import seeded
+from torch import Tensor, nn
+
+from invlib import ConvIResNet, Samples, train
+
+SEEDS = (0,)
+NOISE = 1
+"""Seed of the noise of the test."""
+
+TV_DENOISING = (0.05, 0.06, 0.07, 0.08)
+TV_DEBLURRING = (0.0005, 0.001, 0.002)
+NLM = (0.09, 0.1, 0.11)
+STRENGTHS = (0.55, 0.62, 0.7)
+CARRIED = (0.5, 0.7, 1.0)
+"""What the baselines are tuned over; strengths are in units of the noise."""
+
+SHOWN, WINDOW = 0, (slice(0, 64), slice(22, 86))
+"""Which picture the galleries show, and which part."""
+
+TRAINED = ("plain", "divergence", "divergence-tuned", "other")
+GALLERY = {
+    "noise": ["measurement", "tv", "pnp", *TRAINED],
+    "blur": ["measurement", "wiener", "tv", "pnp", "carried"],
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        loss: one of the four, "plain" (a plain network), "other" (an invertible network from data to pictures).
+        steps: of the training.
+        tau: by how much the pictures are smoothed.
+        blocks: of an invertible network.
+        channels: of an invertible network.
+        noise: delta.
+        batch: points in a step of the first half; four times as many in the second half.
+        strength: in units of the noise.
+        rate: the peak of the learning rate.
+    """
+
+    loss: str
+    steps: int
+    tau: float = 0.0
+    blocks: int = 5
+    channels: int = 16
+    noise: float = 0.1
+    batch: int = 16
+    strength: float = 1.0
+    rate: float = 2e-2
+
+
+RUNS = {
+    "approximation": Run("approximation", 30),
+    "reconstruction": Run("reconstruction", 30, rate=6e-2),
+    "log_det": Run("log_det", 40),
+    "divergence": Run("divergence", 250),
+    "divergence-tuned": Run("divergence", 250, strength=TUNED),
+    "divergence-smooth": Run("divergence", 150, tau=TAU),
+    "smooth-tuned": Run("divergence", 150, tau=TAU, strength=TUNED),
+    "other": Run("other", 400),
+    "plain": Run("plain", 600),
+    "score": Run("plain", 1000, noise=TAU),
+}
+
+
+def case_of(run: Run) -> Case:
+    """Return the problem of a run."""
+    return Case(photos.spectrum(), run.noise)
+
+
+def network(run: Run, seed: int) -> nn.Module:
+    """Return the untrained network of a run."""
+    generator = seeded(100 + seed)
+    if run.loss == "plain":
+        return PlainNet(generator=generator)
+    shape = (photos.CROP, photos.CROP)
+    return ConvIResNet(shape, blocks=run.blocks, channels=run.channels, generator=generator)
+
+
+def trained(run: Run, seed: int) -> tuple[nn.Module, float]:
+    """Train, and return the network and the seconds."""
+    case, net = case_of(run), network(run, seed)
+    pool = photos.crops(photos.POOL, photos.CROP, seeded(seed))
+    prior = Photographs(pool, case, run.tau) if run.tau else Samples(pool.flatten(1))
+    loss = photos.squared_error(case) if run.loss in ("plain", "other") else run.loss
+    options: dict = {"steps": run.steps, "batch_size": run.batch, "learning_rate": run.rate}
+    options["generator"] = seeded(200 + seed)
+    if run.loss == "plain":
+        options |= {"optimizer": torch.optim.Adam, "learning_rate": 5e-3}
+    if run.loss in ("divergence", "log_det"):
+        options["strength"] = run.strength * run.noise
+    start = time.process_time()
+    train(net, case.problem(), prior, loss, **options)
+    return net, time.process_time() - start
+
+
+def restored(run: Run, net: nn.Module, y: Tensor) -> Tensor:
+    """Return the reconstructions of a trained network from measurements (P, rows, columns)."""
+    case = case_of(run)
+    forward = run.loss in ("plain", "other")
+    return case.pixels(photos.applied(net, case.datum(y), None if forward else 1e-3))
+
+
+def stored(name: str, seed: int, work: Path) -> tuple[Run, nn.Module, float]:
+    """Return a training, its network, and its seconds."""
+    file = torch.load(work / f"{name}-{seed}.pt")
+    run = RUNS[name]
+    net = network(run, seed)
+    net.load_state_dict(file["state"])
+    return run, net, file["seconds"]
+
+
+def training(name: str, seed: int, work: Path) -> None:
+    """Train one network and keep it."""
+    net, seconds = trained(RUNS[name], seed)
+    torch.save({"state": net.state_dict(), "seconds": seconds}, work / f"{name}-{seed}.pt")
+    x = photos.test_pictures()
+    y = case_of(RUNS[name]).measure(x, seeded(NOISE))
+    psnr, ssim = photos.quality(restored(RUNS[name], net, y), x)
+    print(f"{name} {seed}: {seconds:.0f} s, {psnr.mean():.2f} dB, {ssim.mean():.3f}", psnr.round(2), flush=True)
+
+
+Results = dict[str, list[tuple[Tensor, float, float]]]
+"""By method and seed: the pictures, and the seconds of training and of reconstruction."""
+
+
+def best(methods: list[Callable[[], Tensor]], x: Tensor) -> list[tuple[Tensor, float, float]]:
+    """Return the pictures of the method with the best mean PSNR, on these very pictures."""
+    tried = []
+    for method in methods:
+        start = time.process_time()
+        tried.append((method(), 0.0, time.process_time() - start))
+    psnr = [photos.quality(each[0], x)[0].mean() for each in tried]
+    print([round(float(value), 2) for value in psnr], flush=True)
+    return [tried[int(np.argmax(psnr))]]
+
+
+def baselines(case: Case, x: Tensor, y: Tensor) -> Results:
+    """Return the pictures of the methods that are not trained; their weights are the best for these very pictures."""
+    found = {"measurement": best([lambda: y], x), "wiener": best([lambda: photos.wiener_filter(case, y)], x)}
+    if case.blur:
+        deblur = photos.total_variation_deblurring
+        return found | {"tv": best([partial(deblur, case, y, weight) for weight in TV_DEBLURRING], x)}
+    found["tv"] = best([partial(photos.total_variation, y, weight) for weight in TV_DENOISING], x)
+    return found | {"nlm": best([partial(photos.non_local_means, y, case.noise, h) for h in NLM], x)}
+
+
+def plugged(case: Case, x: Tensor, y: Tensor, work: Path) -> Results:
+    """Return the pictures of plug-and-play, with a denoiser and with the one in an invertible network."""
+    run, net, seconds = stored("score", 0, work)
+    plain, found = partial(photos.applied, net), {}
+    if not case.blur:
+        found["pnp-full"] = best([partial(photos.plug_and_play, case, y, plain, case.noise, steps=150)], x)
+    strengths = [share * case.noise for share in (CARRIED if case.blur else STRENGTHS)]
+    found["pnp"] = best([partial(photos.plug_and_play, case, y, plain, strength) for strength in strengths], x)
+    found = {name: [(each[0][0], seconds, each[0][2])] for name, each in found.items()}
+    if case.blur:
+        run, net, seconds = stored("divergence-tuned", 0, work)
+        inside = photos.denoiser_inside(net, run.strength * run.noise)
+        carried = best([partial(photos.plug_and_play, case, y, inside, strength) for strength in strengths], x)
+        found["carried"] = [(carried[0][0], seconds, carried[0][2])]
+    return found
+
+
+def networks(y: Tensor, work: Path) -> Results:
+    """Return the pictures of all networks that are in the folder."""
+    found: Results = {}
+    for name in RUNS:
+        for seed in SEEDS:
+            if name != "score" and (work / f"{name}-{seed}.pt").exists():
+                run, net, seconds = stored(name, seed, work)
+                start = time.process_time()
+                x = restored(run, net, y)
+                found.setdefault(name, []).append((x, seconds, time.process_time() - start))
+    return found
+
+
+def table(results: Results, x: Tensor, prefix: str) -> dict[str, np.ndarray]:
+    """Return names, PSNR and SSIM (methods, seeds, pictures), and seconds; NaN where there are fewer seeds."""
+    shape = (len(results), len(SEEDS))
+    arrays = {key: np.full((*shape, len(x)), np.nan) for key in ("psnr", "ssim")}
+    arrays |= {key: np.full(shape, np.nan) for key in ("training", "seconds")}
+    for row, found in enumerate(results.values()):
+        for column, (picture, training_time, seconds) in enumerate(found):
+            arrays["psnr"][row, column], arrays["ssim"][row, column] = photos.quality(picture, x)
+            arrays["training"][row, column], arrays["seconds"][row, column] = training_time, seconds
+    named = {key: value.astype(np.float32) for key, value in arrays.items()}
+    return {f"{prefix}_{key}": value for key, value in {"names": np.array(list(results)), **named}.items()}
+
+
+def distance(results: Results, *names: str) -> float:
+    """Return the root mean square distance of the pictures of two methods, for the first seed."""
+    one, other = (photos.inner(results[name][0][0]) for name in names)
+    return float((one - other).square().mean().sqrt())
+
+
+def gallery(results: Results, x: Tensor, names: list[str], prefix: str) -> dict[str, np.ndarray]:
+    """Return parts of one picture as bytes, the truth first, then those of the methods for the first seed."""
+    pictures = [x, *(results[name][0][0] for name in names)]
+    parts = [photos.inner(each)[SHOWN][WINDOW] for each in pictures]
+    values = (255 * torch.stack(parts)).round().to(torch.uint8).numpy()
+    return {f"{prefix}_gallery": values, f"{prefix}_shown": np.array(["truth", *names])}
+
+
+def weights(work: Path) -> dict[str, np.ndarray]:
+    """Return the parameters of the networks that the chapter runs, in a row."""
+    found = {}
+    for name in photos.KEPT:
+        _, net, _ = stored(name, 0, work)
+        vector = nn.utils.parameters_to_vector(net.parameters()).detach()
+        found[f"weights_{name}"] = vector.numpy().astype(np.float32)
+    return found
+
+
+def evaluate(work: Path) -> None:
+    """Test all networks in the folder on the test pictures, and write the arrays."""
+    x = photos.test_pictures()
+    arrays: dict[str, np.ndarray] = {"command": np.array("python -m experiments.photographs evaluate")}
+    noisy = Case(photos.spectrum())
+    for prefix, case in (("noise", noisy), ("blur", replace(noisy, noise=0.03, blur=2.0))):
+        y = case.measure(x, seeded(NOISE))
+        results = baselines(case, x, y) | plugged(case, x, y, work)
+        if prefix == "noise":
+            results |= networks(y, work)
+            pairs = (("divergence", "pnp-full"), ("divergence-tuned", "pnp"))
+            arrays["distance"] = np.array([distance(results, *pair) for pair in pairs], np.float32)
+        arrays |= table(results, x, prefix)
+        for name, found in results.items():
+            print(prefix, name, [photos.quality(each[0], x)[0].mean().round(2) for each in found], flush=True)
+        arrays |= gallery(results, x, [name for name in GALLERY[prefix] if name in results], prefix)
+    arrays |= weights(work)
+    np.savez_compressed(photos.STORE, allow_pickle=False, **arrays)
+    print(photos.STORE.name, photos.STORE.stat().st_size)
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=["train", "evaluate"])
+    parser.add_argument("name", nargs="?", choices=list(RUNS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("photographs-work"))
+    asked = parser.parse_args()
+    asked.work.mkdir(exist_ok=True)
+    torch.set_num_threads(1)
+    if asked.task == "train":
+        training(asked.name, asked.seed, asked.work)
+    else:
+        evaluate(asked.work)
+
+
+if __name__ == "__main__":
+    main()
