@@ -21,7 +21,7 @@ from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-LIBRARIES = ("torch", "numpy", "matplotlib", "scipy", "scikit-image")  # in the versions of the book, where pip would take the newest
+LIBRARIES = ("torch", "numpy", "matplotlib", "scipy", "scikit-image")  # in the versions of the book
 
 
 def pinned() -> list[str]:
