@@ -102,14 +102,14 @@ def kept(name: str) -> ConvIResNet:
     return net
 
 
-def slopes(net: ConvIResNet, pictures: Tensor, step: float = 1e-4) -> Tensor:
-    """Return the singular values of the Jacobian at pictures, (P, n), by central differences."""
+def slopes(net: ConvIResNet, pictures: Tensor, step: float = 1e-5) -> Tensor:
+    """Return the singular values of the Jacobian at pictures, (P, n), by differences."""
     placed, points = net.double().on((pictures.shape[-2], pictures.shape[-1])), pictures.flatten(1)
     moves = step * torch.eye(points.shape[-1], dtype=torch.float64)
     with torch.no_grad():
-        ahead, behind = (placed((points[:, None] + moves * sign).flatten(0, 1)) for sign in (1, -1))
-    columns: Tensor = ((ahead - behind) / (2 * step)).unflatten(0, (len(points), -1))
-    return torch.linalg.svdvals(columns)
+        here, there = placed(points), placed((points[:, None] + moves).flatten(0, 1))
+    columns: Tensor = there.unflatten(0, (len(points), -1)) - here[:, None]
+    return torch.linalg.svdvals(columns / step)
 
 
 @cache
