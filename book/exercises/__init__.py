@@ -31,6 +31,8 @@ CHAPTERS = (
     "error-bars",
     "nonlinear-operators",
     "signals",
+    "local-fields",
+    "photographs",
     "choosing",
 )
 """The chapters that have exercises."""
