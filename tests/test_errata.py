@@ -90,7 +90,9 @@ def test_every_figure_of_the_book_is_on_its_page() -> None:
     entries = {entry["name"]: entry for entry in json.loads((folder / "figures.json").read_text(encoding="utf-8"))}
     texts = {name: (ROOT / "book" / f"{name}.md").read_text(encoding="utf-8") for name in browsing.chapters()}
     names = {
-        name: chapter for chapter, text in texts.items() for name in re.findall(r"^(?:    |:)name: (fig-\S+)", text, re.M)
+        name: chapter
+        for chapter, text in texts.items()
+        for name in re.findall(r"^(?:    |:)name: (fig-\S+)", text, re.M)
     }
     assert {name: entry["chapter"] for name, entry in entries.items()} == names
     page = (browsing.HTML / "book" / "figures.html").read_text(encoding="utf-8")
