@@ -1,7 +1,8 @@
 """A small Sphinx extension: which statement uses which, told in each statement and drawn as a map.
 
 A statement uses another if it, or the proof that follows it, refers to it. Every statement ends with a line that says
-where it is used. ``{statement-map}`` draws all of them, coloured by how they are secured, and holds a table as well.
+where it is used, and which functions of the library its check calls. ``{statement-map}`` draws all of them, coloured by
+how they are secured, and holds a table as well.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ SECURED = {
     "cited": "checked and broken by a control; the proof is in the text, or cited",
     "stated": "an assumption, a definition or a remark: nothing to prove",
 }
+LIBRARY = "book/library"
 STEP, ROW, LEFT, TOP = 42, 56, 110, 30  # of the drawing, in its own units
 
 
@@ -110,22 +112,45 @@ def say_where_used(app: Sphinx, tree: nodes.document, page: str) -> None:
     """End every statement of a page with a line that says where it is used."""
     if not hasattr(app.env, "book_statements"):
         return
+    called = functions_called(app.env, page)
     for label, own in app.env.book_statements.get(page, ({}, []))[0].items():
         node = next((node for node in tree.findall(nodes.Element) if node.get("label") == label and node["ids"]), None)
         statements, pages = users(app.env, own)
-        if node is None or not (statements or pages):
+        if node is None:
             continue
-        line = nodes.paragraph("", "Used in ", classes=["used-in"])
         links = [(statement.name(), statement.page, statement.label) for statement in statements]
         links += [(chapter_name(app.env, other), other, "") for other in pages]
-        for count, (text, target, name) in enumerate(links):
-            line += nodes.Text(", " if count else "")
-            address = f"#{name}" if name else ""
-            if target != page:
-                address = app.builder.get_relative_uri(page, target) + address
-            line += nodes.reference("", text, refuri=address, internal=True)
-        line += nodes.Text(".")
-        node[-1] += line
+        entries = [(name, LIBRARY, f"invlib.{name}") for name in called.get(label, [])]
+        line = nodes.paragraph("", classes=["used-in"])
+        line += sentence(app, page, "Used in ", links)
+        line += sentence(app, page, " In the library: " if links else "In the library: ", entries)
+        if len(line):
+            node[-1] += line
+
+
+def sentence(app: Sphinx, page: str, start: str, links: list[tuple[str, str, str]]) -> list[nodes.Node]:
+    """Return a sentence of links, each a text, a page and a name on it; nothing if there are none."""
+    parts: list[nodes.Node] = []
+    for text, target, name in links:
+        address = f"#{name}" if name else ""
+        if target != page:
+            address = app.builder.get_relative_uri(page, target) + address
+        parts += [nodes.Text(", " if parts else start), nodes.reference("", text, refuri=address, internal=True)]
+    return [*parts, nodes.Text(".")] if parts else []
+
+
+def functions_called(env: BuildEnvironment, page: str) -> dict[str, list[str]]:
+    """Return for the labels of a page what their checks call of the library and its page lists."""
+    if LIBRARY not in env.all_docs:
+        return {}
+    file = Path(env.doc2path(page))
+    listed = set(env.get_domain("py").objects)  # type: ignore[attr-defined]
+    called: dict[str, list[str]] = {}
+    for claim in read_chapter(file).claims if file in chapter_files(Path(env.srcdir)) else ():
+        names = [name.partition(".")[0] for name in claim.functions if claim.role == "check"]
+        known = [name for name in names if f"invlib.{name}" in listed]
+        called[claim.label] = list(dict.fromkeys([*called.get(claim.label, []), *known]))
+    return called
 
 
 def chapter_name(env: BuildEnvironment, page: str) -> str:
