@@ -12,6 +12,8 @@ go to `checks/photographs.npz`, with the seconds that everything took.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -87,6 +89,13 @@ RUNS = {
     "plain": Run("plain", 600),
     "score": Run("plain", 1000, noise=TAU),
 }
+
+
+def code_hash() -> str:
+    """Return the hash of what the arrays follow from, beside `invlib`: this script, pictures, networks, training."""
+    parts = (Case, Photographs, PlainNet, photos.crops, photos.squared_error, photos.spectrum, photos.applied)
+    text = Path(__file__).read_text(encoding="utf-8") + "".join(map(inspect.getsource, parts))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def case_of(run: Run) -> Case:
@@ -241,7 +250,8 @@ def weights(work: Path) -> dict[str, np.ndarray]:
 def evaluate(work: Path) -> None:
     """Test all networks in the folder on the test pictures, and write the arrays."""
     x = photos.test_pictures()
-    arrays: dict[str, np.ndarray] = {"command": np.array("python -m experiments.photographs evaluate")}
+    command = "python -m experiments.photographs evaluate"
+    arrays: dict[str, np.ndarray] = {"command": np.array(command), "hash": np.array(code_hash())}
     noisy = Case(photos.spectrum())
     for prefix, case in (("noise", noisy), ("blur", replace(noisy, noise=0.03, blur=2.0))):
         y = case.measure(x, seeded(NOISE))
