@@ -27,7 +27,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 LINKS = {
     "statement": ("a[href='#asm-dv-setting']", "Assumption 9.1"),
-    "statement of another page": ("a[href='choosing.html#prop-ch-levels']", "Proposition 17.1"),
+    "statement of another page": ("a[href='choosing.html#prop-ch-levels']", "(One training, other noise levels"),
     "equation": ("a[href='#equation-eq-dv-loss']", "(9."),
     "figure": ("a[href='#fig-dv-puzzle']", "Figure 9.1"),
     "source": ("a[href^='references.html#']", "."),
