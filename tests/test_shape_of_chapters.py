@@ -1,7 +1,6 @@
 """Limits of a chapter: how long it is as loaded, how much code it has, and in which style.
 
-A chapter in `NOT_YET` is exempt. The list only shrinks: a chapter whose code keeps all limits may not stand there.
-Run as a script, this checks the style of the code cells of all other chapters.
+Run as a script, this checks the style of the code cells of all chapters.
 """
 
 import re
@@ -19,8 +18,6 @@ import measure_pages
 import pytest
 import style
 
-NOT_YET: list[str] = []
-
 MOST_SCREENS = 25  # of 1280 x 800 pixels, as loaded
 MOST_WORDS = 6000  # of prose, as loaded
 LATEST_FIGURE = 1.5  # screens above the first picture
@@ -34,7 +31,6 @@ NEGATIVE_ZERO = re.compile("(?<![\\w.)])[-\N{MINUS SIGN}]0(?:\\.0+)?(?![\\w.,]*\
 ODD_WORDS = re.compile(r"\bin the place of\b", re.IGNORECASE)
 
 NAMES = [chapter.stem for chapter in execute.find_chapters()]
-SHORT = [name for name in NAMES if name not in NOT_YET]
 
 
 def path(name: str) -> Path:
@@ -72,19 +68,13 @@ def faults_of_code(name: str) -> list[str]:
     return [*faults_of_cells(text), *faults_of_words(text), *style.problems(path(name))]
 
 
-@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_code_of_a_chapter_keeps_the_limits(name: str) -> None:
     assert faults_of_code(name) == []
 
 
-@pytest.mark.parametrize("name", NOT_YET)
-def test_a_chapter_that_keeps_the_limits_is_not_exempt(name: str) -> None:
-    assert name in NAMES
-    assert faults_of_code(name) != [], f"take {name} from the list NOT_YET of this file"
-
-
 def test_the_chapters_together_have_little_code() -> None:
-    lines = {name: sum(measure_pages.code_of(name).lines) for name in SHORT}
+    lines = {name: sum(measure_pages.code_of(name).lines) for name in NAMES}
     assert sum(lines.values()) <= MOST_CODE, lines
 
 
@@ -109,14 +99,14 @@ def faults_of_page(found: dict) -> list[str]:
 @pytest.fixture(scope="module")
 def pages() -> Iterator[dict[str, dict]]:
     """What a browser measures of the chapters."""
-    if SHORT:
+    if NAMES:
         browsing.build_if_stale()
     with measure_pages.reader() as (page, address):
-        yield {name: measure_pages.look(page, f"{address}/book/{name}.html") for name in SHORT}
+        yield {name: measure_pages.look(page, f"{address}/book/{name}.html") for name in NAMES}
 
 
 @browsing.needs_browser
-@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_page_of_a_chapter_keeps_the_limits(pages: dict[str, dict], name: str) -> None:
     assert faults_of_page(pages[name]) == []
 
@@ -255,4 +245,4 @@ def test_a_cell_with_wrong_syntax_is_an_error(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(bool(SHORT) and execute.main(["--lint", *SHORT]))
+    sys.exit(bool(NAMES) and execute.main(["--lint", *NAMES]))
