@@ -171,7 +171,7 @@ def read_chapter(path: Path) -> Chapter:
 def chapter_files(root: Path) -> list[Path]:
     """Return the notebooks in the order of the table of contents."""
     contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    files = [entry["file"] for part in contents["parts"] for entry in part["chapters"]]
+    files = [entry["file"] for part in contents.get("parts", []) for entry in part["chapters"]]
     return [root / file for file in files if file.endswith(".ipynb")]
 
 
