@@ -30,6 +30,7 @@ LINKS = {
     "statement of another page": ("a[href='choosing.html#prop-ch-levels']", "(One training, other noise levels"),
     "equation": ("a[href='#equation-eq-dv-loss']", "(9."),
     "figure": ("a[href='#fig-dv-puzzle']", "Figure 9.1"),
+    "term": (".term-link[href$='#term-Fisher-information']", "Fisher information"),
     "source": ("a[href^='references.html#']", "."),
 }
 
@@ -50,6 +51,33 @@ def test_a_link_shows_what_it_leads_to(page: Page, kind: str) -> None:
     assert missing == 0
     page.keyboard.press("Escape")
     expect(card).to_be_hidden()
+
+
+SYMBOLS = {"δ^": "strength of the regularization term", "H": "matrix of the normal equation", "pX": "prior density"}
+
+
+@pytest.mark.parametrize("letters", SYMBOLS)
+def test_a_symbol_shows_what_it_means(page: Page, letters: str) -> None:
+    page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    page.evaluate(
+        """(letters) => [...document.querySelectorAll(".bd-article [data-symbol]")]
+            .find((symbol) => symbol.querySelector("mjx-assistive-mml").textContent === letters).id = "one" """,
+        letters,
+    )
+    page.locator("#one").hover()
+    card = page.locator("#preview")
+    expect(card).to_be_visible(timeout=15_000)
+    assert SYMBOLS[letters] in card.inner_text()
+
+
+def test_a_term_is_linked_where_a_page_first_says_it(page: Page) -> None:
+    links = page.locator("a.term-link")
+    goals = links.evaluate_all("links => links.map((link) => link.getAttribute('href'))")
+    assert len(goals) > 5
+    assert len(set(goals)) == len(goals)
+    glossary = (browsing.HTML / "book" / "glossary.html").read_text(encoding="utf-8")
+    assert all(f'id="{goal.partition("#")[2]}"' in glossary for goal in goals)
+    assert page.locator(":is(h1, h2, h3, summary, figcaption, pre) a.term-link").count() == 0
 
 
 def test_the_keyboard_shows_it_as_well(page: Page) -> None:

@@ -1,4 +1,5 @@
-// A link to a statement, an equation, a figure, a term or a source shows it, by mouse, by keyboard and by touch.
+// A link to a statement, an equation, a figure, a term or a source shows it, by mouse, by keyboard and by touch;
+// a symbol shows what it means, by mouse and by touch (the page on notation has the same rows).
 (() => {
   "use strict";
 
@@ -23,6 +24,7 @@
     return loading.get(page);
   };
   const goal = (link) => {
+    if (link.dataset.symbol) return { page: "book/notation", name: link.dataset.symbol };
     const address = new URL(link.href, location.href);
     if (!address.hash || !address.href.startsWith(here)) return null;
     const page = address.pathname.slice(new URL(here).pathname.length).replace(/\.html$/, "");
@@ -98,7 +100,8 @@
     timer = setTimeout(hide, WAIT);
   };
   const linkOf = (event) => {
-    const link = event.target.closest?.(".bd-article a[href*='#']:not(.headerlink)");
+    const of = (selector) => event.target.closest?.(`.bd-article ${selector}`);
+    const link = of("a[href*='#']:not(.headerlink)") ?? of("[data-symbol]");
     return link && !card.contains(link) && goal(link) ? link : null;
   };
 
@@ -130,7 +133,7 @@
         event.stopPropagation();
         hide();
         current = link;
-        if (!(await show(link))) location.href = link.href;
+        if (!(await show(link)) && link.href) location.href = link.href;
       },
       true,
     );
