@@ -242,6 +242,39 @@ def test_weight(browser: Browser, address: str, name: str) -> None:
     assert sent <= SENT, f"{sent:,} bytes"
 
 
+@pytest.mark.parametrize("name", ["book/index", "book/divergence", "book/laboratory", "book/claims"])
+def test_the_keyboard_sees_where_it_is(browser: Browser, address: str, name: str) -> None:
+    """Whatever the tabulator key reaches looks different there, by a ring, a shadow or a stroke."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    open_page(page, f"{address}/{name}.html")
+    unseen, steps = [], 0
+    while steps < 400:
+        page.keyboard.press("Tab")
+        shown = page.evaluate(
+            """() => {
+                const now = document.activeElement;
+                if (now === document.body) return "end";
+                const parts = [now, ...now.children];
+                const look = () => parts.map((part) => {
+                    const { outline, boxShadow, stroke } = getComputedStyle(part);
+                    return [outline, boxShadow, stroke].join();
+                }).join();
+                const focused = look();
+                now.blur();
+                const blurred = look();
+                now.focus();
+                return focused !== blurred ? "" : now.outerHTML.slice(0, 120);
+            }"""
+        )
+        if shown == "end":
+            break
+        unseen += [shown] if shown else []
+        steps += 1
+    page.close()
+    assert steps > 50
+    assert unseen == []
+
+
 def test_formulas_are_in_the_pages(address: str) -> None:
     """A reader needs no script and no server for them."""
     for name in pages():
