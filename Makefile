@@ -76,7 +76,7 @@ bench: $(READY)  ## measure invlib beside its peers (about a quarter of an hour,
 figures: $(READY)  ## draw all figures as PDF (runs every chapter; about a quarter of an hour)
 	$(BIN)/python release/draw_figures.py
 
-release: html  ## put site, packs, packages and the book as a PDF into _build/release, and open everything once
+release: packs  ## put site, packs, packages and the book as a PDF into _build/release, and open everything once
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r release/requirements.txt
 	$(BIN)/python release/make.py
 

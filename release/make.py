@@ -2,8 +2,8 @@
 
     python release/make.py [--without-pdf]
 
-The pages must have been built. Packs and figures are taken along where they have been made (`make packs`,
-`make figures`). At the end everything is opened once; see ``check.py``.
+The pages and packs must have been made (`make packs`); figures are taken along where they have been (`make figures`).
+At the end everything is opened once; see ``check.py``.
 """
 
 from __future__ import annotations
