@@ -81,6 +81,12 @@ def test_the_chapters_together_have_little_code() -> None:
 # Length and numbers: from the built pages
 
 
+WAYS = {  # at most so many screens from the top of the landing page to the end of a picture or a statement
+    "the picture of the four networks": (("index", "fifteen-minutes#fig-fm-grids"), 10),
+    "Corollary 1": (("index", "point-estimators", "divergence#cor-dv-map"), 40),
+}
+
+
 def faults_of_page(found: dict) -> list[str]:
     """What is wrong with a page, as a browser measured it."""
     screens = found["height"] / measure_pages.HEIGHT
@@ -97,18 +103,26 @@ def faults_of_page(found: dict) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def pages() -> Iterator[dict[str, dict]]:
+def pages() -> dict[str, dict]:
     """What a browser measures of the chapters."""
     if NAMES:
         browsing.build_if_stale()
     with measure_pages.reader() as (page, address):
-        yield {name: measure_pages.look(page, f"{address}/book/{name}.html") for name in NAMES}
+        found = {name: measure_pages.look(page, f"{address}/book/{name}.html") for name in NAMES}
+        ways = {goal: measure_pages.route_length(page, address, stations)[0] for goal, (stations, _) in WAYS.items()}
+    return found | {"ways": ways}
 
 
 @browsing.needs_browser
 @pytest.mark.parametrize("name", NAMES)
 def test_the_page_of_a_chapter_keeps_the_limits(pages: dict[str, dict], name: str) -> None:
     assert faults_of_page(pages[name]) == []
+
+
+@browsing.needs_browser
+@pytest.mark.parametrize("goal", WAYS)
+def test_the_way_from_the_landing_page_is_short(pages: dict[str, dict], goal: str) -> None:
+    assert pages["ways"][goal] <= WAYS[goal][1]
 
 
 # The same with planted faults
