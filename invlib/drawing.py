@@ -259,6 +259,8 @@ def figure(
 def show(figure: Figure, colours: int = 128) -> None:
     """Show a figure in a notebook: as SVG if that is small, otherwise as sharp a picture as 80 kB allow.
 
+    Beside an SVG goes a plain PNG, for front ends that draw none in a notebook that they do not trust.
+
     Args:
         figure: it is closed.
         colours: of the palette, where the SVG would have more than `SVG_BYTES` bytes.
@@ -266,19 +268,23 @@ def show(figure: Figure, colours: int = 128) -> None:
     Raises:
         ValueError: if `colours` is not between 2 and 256.
     """
-    from IPython.display import SVG, Image, display  # only where there is a notebook
+    from IPython.display import display  # only where there is a notebook
 
     if _checks.count("colours", colours, least=2) > 256:
         raise ValueError(f"colours must be at most 256, got {colours}")
     drawing = _svg(figure)
     if len(drawing) <= SVG_BYTES:
-        display(SVG(data=drawing.decode()))
+        bundle = {
+            "image/svg+xml": drawing.decode(),
+            "image/png": _png(figure, colours, 1.0),
+        }
     else:
         pictures = (_png(figure, colours, scale) for scale in SCALES)
         sharpest = next(
             (picture for picture in pictures if len(picture) <= PNG_BYTES), None
         )
-        display(Image(data=sharpest or _png(figure, colours, 1.0)))
+        bundle = {"image/png": sharpest or _png(figure, colours, 1.0)}
+    display(bundle, raw=True)
     plt.close(figure)
 
 

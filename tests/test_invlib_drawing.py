@@ -131,7 +131,7 @@ def test_square_axes_have_equal_scales(axes):
 def shown(monkeypatch):
     """What a notebook is given to display."""
     outputs = []
-    monkeypatch.setattr("IPython.display.display", outputs.append)
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: outputs.append(bundle))
     return outputs
 
 
@@ -148,19 +148,28 @@ def test_show_displays_a_small_drawing_as_svg_and_closes_it(shown):
         axes[0].plot([0, 1], [0, 1])
         drawing.show(figure)
         assert not plt.fignum_exists(figure.number)
-    assert shown[0].data.startswith("<svg")
-    assert 'width="532.8pt"' in shown[0].data  # 7.4 inches
-    assert shown[0].data == shown[1].data
+    assert shown[0]["image/svg+xml"].startswith("<svg")
+    assert 'width="532.8pt"' in shown[0]["image/svg+xml"]  # 7.4 inches
+    assert shown[0] == shown[1]
+
+
+def test_a_front_end_that_draws_no_svg_has_the_same_picture_as_points(shown):
+    figure, axes = drawing.figure("wide", columns=2)
+    axes[0].plot([0, 1], [0, 1])
+    drawing.show(figure)
+    picture = PIL.Image.open(io.BytesIO(shown[0]["image/png"]))
+    assert picture.width / picture.info["dpi"][0] == pytest.approx(7.4, abs=0.02)
+    assert len(picture.getcolors()) > 2
 
 
 def test_show_displays_a_large_drawing_as_points(shown):
     figure = noisy_figure(30)
     drawing.show(figure, colours=16)
     assert not plt.fignum_exists(figure.number)
-    picture = PIL.Image.open(io.BytesIO(shown[0].data))
+    picture = PIL.Image.open(io.BytesIO(shown[0]["image/png"]))
     assert picture.mode == "P"
     assert len(picture.getcolors()) <= 16
-    assert len(shown[0].data) <= drawing.PNG_BYTES
+    assert len(shown[0]["image/png"]) <= drawing.PNG_BYTES
     dpi = picture.info["dpi"][0]
     assert picture.width / dpi == pytest.approx(4.8, abs=0.02)
 
@@ -170,7 +179,7 @@ def test_show_takes_the_sharpest_picture_that_is_small_enough(shown, monkeypatch
     for limit in (10**6, drawing.PNG_BYTES, 1):
         monkeypatch.setattr(drawing, "PNG_BYTES", limit)
         drawing.show(noisy_figure(30), colours=256)
-        widths.append(PIL.Image.open(io.BytesIO(shown[-1].data)).width)
+        widths.append(PIL.Image.open(io.BytesIO(shown[-1]["image/png"])).width)
     assert widths == sorted(widths, reverse=True)
     assert widths[0] == 2 * widths[2]
 
