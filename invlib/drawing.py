@@ -275,7 +275,7 @@ def show(figure: Figure, colours: int = 128) -> None:
     drawing = _svg(figure)
     if len(drawing) <= SVG_BYTES:
         bundle = {
-            "image/svg+xml": drawing.decode(),
+            "image/svg+xml": drawing,
             "image/png": _png(figure, colours, 1.0),
         }
     else:
@@ -288,12 +288,13 @@ def show(figure: Figure, colours: int = 128) -> None:
     plt.close(figure)
 
 
-def _svg(figure: Figure) -> bytes:
-    """Return the figure as SVG, the same bytes in every run."""
+def _svg(figure: Figure) -> str:
+    """Return the figure as SVG, the same in every run, without the head of a file."""
     buffer = io.BytesIO()
     with plt.rc_context({"svg.hashsalt": "invlib"}):
         figure.savefig(buffer, format="svg", metadata={"Creator": None, "Date": None})
-    return buffer.getvalue()
+    text = buffer.getvalue().decode()
+    return text[text.index("<svg") :]
 
 
 def _png(figure: Figure, colours: int, scale: float) -> bytes:
