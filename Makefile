@@ -15,7 +15,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 SEED ?= 7
 
 .DEFAULT_GOAL := help
-.PHONY: help book execute reseed test packs rehearse alone lint certify bench figures release serve clean html
+.PHONY: help book execute reseed test packs rehearse alone lint certify prove bench figures release serve clean html
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ lint: $(READY)  ## check the style of the Python files and of the chapters' cell
 
 certify: $(READY)  ## prove by ball arithmetic that the pages show what they say, in seconds
 	$(BIN)/python book/certificates/verify.py
+
+prove: $(READY)  ## let Coq check the theorems behind the statements, where Coq is installed
+	@$(BIN)/python proofs/prove.py
 
 bench: $(READY)  ## measure invlib beside its peers (about a quarter of an hour, on an idle machine)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
