@@ -15,7 +15,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 SEED ?= 7
 
 .DEFAULT_GOAL := help
-.PHONY: help book execute reseed test packs rehearse alone lint certify prove bench figures release serve clean html
+.PHONY: help book execute reseed test packs rehearse alone twice lint certify prove bench figures release serve clean html
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ rehearse: packs  ## run every student notebook to its first gap, and both grader
 
 alone: html  ## run every notebook that the pages offer, in a new environment (about a quarter of an hour)
 	$(BIN)/python tests/run_alone.py
+
+twice: html  ## build the pages again, with plain and current Sphinx, and compare all numbers
+	$(BIN)/python tests/build_twice.py
 
 lint: $(READY)  ## check the style of the Python files and of the chapters' cells, and the types of the library
 	$(BIN)/ruff check .

@@ -96,9 +96,13 @@ def check_assumptions(build: Path, files: Sequence[str], theorems: Sequence[str]
             raise NotProvedError(f"{name} assumes {', '.join(sorted(found))}")
 
 
-def prove(folder: Path, build: Path) -> None:
-    """Compile all files, and look at what the theorems assume."""
+def compile_all(folder: Path, build: Path) -> None:
+    """Compile all files, also the exercises."""
     compile_files(folder, build, (*CORE, *EXERCISES))
+
+
+def check_all(folder: Path, build: Path) -> None:
+    """Look at what all compiled theorems assume."""
     theorems = read_theorems(folder)
     core = [name for name in CORE if name != NUMBERS]
     names = [theorem.name for theorem in theorems if theorem.file != NUMBERS]
@@ -114,7 +118,8 @@ def main() -> None:
             raise NotProvedError(MISSING)
         print(f"{MISSING} Skipped.")
         return
-    prove(FOLDER, build)
+    compile_all(FOLDER, build)
+    check_all(FOLDER, build)
     theorems = read_theorems(FOLDER)
     width = max(len(theorem.name) for theorem in theorems)
     for theorem in theorems:

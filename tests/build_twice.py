@@ -52,7 +52,9 @@ def copy_of_the_book(folder: Path) -> None:
     main = "from jupyter_book.cli.main import main; main()"
     subprocess.run([sys.executable, "-c", main, "config", "sphinx", "."], cwd=folder, check=True, capture_output=True)
     settings = (folder / "conf.py").read_text(encoding="utf-8")
-    (folder / "conf.py").write_text(f"import sys\n\nsys.path.insert(0, 'book/_extension')\n{settings}", encoding="utf-8")
+    (folder / "conf.py").write_text(
+        f"import sys\n\nsys.path.insert(0, 'book/_extension')\n{settings}", encoding="utf-8"
+    )
 
 
 def numbers_of(html: Path) -> Numbers:

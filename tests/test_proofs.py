@@ -23,7 +23,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = tmp_path_factory.mktemp("proofs")
     if not prove.has_coq(build):
         pytest.skip(prove.MISSING)
-    prove.compile_files(FOLDER, build, ("Vectors", "Filters"))
+    prove.compile_all(FOLDER, build)
     return build
 
 
@@ -86,10 +86,8 @@ def test_an_assumption_that_is_not_listed_is_seen() -> None:
 # With Coq
 
 
-def test_coq_accepts_all_of_them(tmp_path: Path) -> None:
-    if not prove.has_coq(tmp_path):
-        pytest.skip(prove.MISSING)
-    prove.prove(FOLDER, tmp_path)
+def test_coq_accepts_all_of_them(compiled: Path) -> None:
+    prove.check_all(FOLDER, compiled)
 
 
 @pytest.mark.parametrize(

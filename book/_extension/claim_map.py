@@ -29,7 +29,7 @@ from claims import (
 )
 from docutils import nodes
 from docutils.statemachine import StringList
-from lemmas import Theorem, by_label, folder_of
+from lemmas import FOLDER, Theorem, by_label
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -159,7 +159,7 @@ class ClaimMap(ChapterSections):
     def lines(self, chapter: Chapter) -> list[str]:
         """Return a table with a row for each statement."""
         shown = PROOFS in self.env.found_docs
-        return chapter_table(chapter, by_label(folder_of(Path(self.env.srcdir))) if shown else {})
+        return chapter_table(chapter, by_label(Path(self.env.srcdir) / FOLDER) if shown else {})
 
 
 class Deviations(ChapterSections):

@@ -13,7 +13,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.statemachine import StringList
-from lemmas import CORE, Piece, folder_of, pieces_of
+from lemmas import CORE, FOLDER, Piece, pieces_of
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -30,7 +30,7 @@ class CoqTheorems(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return one section for each file."""
-        folder = folder_of(Path(self.env.srcdir))
+        folder = Path(self.env.srcdir) / FOLDER
         return [self.file(folder, name) for name in CORE if (folder / f"{name}.v").exists()]
 
     def file(self, folder: Path, name: str) -> nodes.section:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+FOLDER = "proofs"  # of a book
 CORE = ("Vectors", "Filters", "Bayes", "Networks", "Numbers")
 NUMBERS = "Numbers"  # the file whose theorems may assume what the machine computes
 COMMENT = r"\(\*\* (?:(?!\*\)).)*?\s*\*\)\n"

@@ -71,7 +71,7 @@ def address_of(repository: str, name: str, **where: str) -> str:
 
 
 def add_links(app: Sphinx, tree: nodes.document, page: str) -> None:
-    """Put a link into each box, and behind each caption."""
+    """Put a link behind each title and caption."""
     repository = (app.config.html_theme_options.get("repository_url") or "").rstrip("/").removesuffix(".git")
     if not repository or app.builder.format != "html":
         return
@@ -81,9 +81,9 @@ def add_links(app: Sphinx, tree: nodes.document, page: str) -> None:
         address = address_of(repository, name, label=label, page=page, **built)
         words = escape(f"Report an error in {name}")
         link = f'<a class="report" href="{escape(address)}" title="{words}" aria-label="{words}"></a>'
-        caption = next(iter(node.findall(nodes.caption)), None) if isinstance(node, nodes.figure) else node
-        if caption is not None:
-            caption += nodes.raw("", link, format="html")
+        title = next(iter(node.findall(lambda part: isinstance(part, nodes.title | nodes.caption))), None)
+        if title is not None:
+            title += nodes.raw("", link, format="html")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from claims import chapter_files, read_chapter
 from docutils import nodes
-from lemmas import Theorem, by_label, folder_of
+from lemmas import FOLDER, Theorem, by_label
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -114,7 +114,7 @@ def say_where_used(app: Sphinx, tree: nodes.document, page: str) -> None:
     if not hasattr(app.env, "book_statements"):
         return
     called = functions_called(app.env, page)
-    checked = by_label(folder_of(Path(app.srcdir))) if PROOFS in app.env.all_docs else {}
+    checked = by_label(Path(app.srcdir) / FOLDER) if PROOFS in app.env.all_docs else {}
     for label, own in app.env.book_statements.get(page, ({}, []))[0].items():
         node = next((node for node in tree.findall(nodes.Element) if node.get("label") == label and node["ids"]), None)
         statements, pages = users(app.env, own)
