@@ -116,6 +116,21 @@ Proof.
   apply mean_le. intro w. specialize (q_pos w). destruct (tells w) as [->|[-> more]]; lra.
 Qed.
 
+(** [prop-ap-minimizer] The loss of the approximation, from noise that is uncorrelated with both maps. *)
+Theorem ap_minimizer_split n (phi hx eta : W -> vector) :
+  E (fun w => dot n (phi w) (eta w)) = 0 -> E (fun w => dot n (hx w) (eta w)) = 0 ->
+  let z w := (hx w + eta w)%V in
+  E (fun w => / 2 * dot n (phi w - z w)%V (phi w - z w)%V) =
+  E (fun w => / 2 * dot n (phi w - hx w)%V (phi w - hx w)%V) + / 2 * E (fun w => dot n (eta w) (eta w)).
+Proof.
+  intros noise_phi noise_h z. unfold z.
+  transitivity (E (fun w => / 2 * dot n (phi w - hx w)%V (phi w - hx w)%V +
+    (/ 2 * dot n (eta w) (eta w) + (- 1 * dot n (phi w) (eta w) + 1 * dot n (hx w) (eta w))))).
+  - apply mean_ext. intro w. rewrite !dot_minus, !dot_minus_r, !dot_plus, !dot_plus_r.
+    rewrite (dot_sym n (eta w) (phi w)), (dot_sym n (eta w) (hx w)), (dot_sym n (hx w) (phi w)). field.
+  - rewrite !mean_plus, !mean_scale, noise_phi, noise_h. field.
+Qed.
+
 (** [thm-dv-divergence] The identity, from integration by parts for the fields [phi] and [H x] ([div_phi] and [div_h]
     are their divergences), and from noise that is uncorrelated with both. *)
 Theorem dv_divergence_identity n (phi hx eta s : W -> vector) div_phi div_h d t :
@@ -130,14 +145,7 @@ Theorem dv_divergence_identity n (phi hx eta s : W -> vector) div_phi div_h d t 
   ((/ 2 * d^2 - t) * E div_h - / 2 * t^2 * E (fun w => dot n (s w) (s w))).
 Proof.
   intros parts_phi parts_h noise_phi noise_h noise z best. unfold z, best.
-  assert (first : E (fun w => / 2 * dot n (phi w - (hx w + eta w))%V (phi w - (hx w + eta w))%V) =
-    / 2 * E (fun w => dot n (phi w - hx w)%V (phi w - hx w)%V) + / 2 * (d^2 * E div_h)).
-  { rewrite <- noise. transitivity (E (fun w => / 2 * dot n (phi w - hx w)%V (phi w - hx w)%V +
-      (/ 2 * dot n (eta w) (eta w) + (- 1 * dot n (phi w) (eta w) + 1 * dot n (hx w) (eta w))))).
-    { apply mean_ext. intro w. rewrite !dot_minus, !dot_minus_r, !dot_plus, !dot_plus_r.
-      rewrite (dot_sym n (eta w) (phi w)), (dot_sym n (eta w) (hx w)), (dot_sym n (hx w) (phi w)). field. }
-    rewrite !mean_plus, !mean_scale, noise_phi, noise_h. field. }
-  rewrite first.
+  rewrite (ap_minimizer_split n phi hx eta noise_phi noise_h), noise.
   transitivity (E (fun w => / 2 * dot n (phi w - hx w)%V (phi w - hx w)%V + / 2 * t^2 * dot n (s w) (s w) +
     (t * dot n (phi w) (s w) + - t * dot n (hx w) (s w))) +
     ((/ 2 * d^2 - t) * E div_h - / 2 * t^2 * E (fun w => dot n (s w) (s w)))).
@@ -146,6 +154,13 @@ Proof.
   rewrite (dot_sym n (s w) (phi w)), (dot_sym n (s w) (hx w)), (dot_sym n (hx w) (phi w)). field.
 Qed.
 End Means.
+
+(** [prop-rn-hutchinson] Random signs, for a matrix with the rows [a, b] and [c, d]: the mean and the variance. *)
+Theorem rn_hutchinson_signs a b c d :
+  let form u v := u * (a * u + b * v) + v * (c * u + d * v) in
+  let average (g : R -> R -> R) := (g 1 1 + g 1 (-1) + g (-1) 1 + g (-1) (-1)) / 4 in
+  average form = a + d /\ average (fun u v => (form u v - (a + d))^2) = 2 * (2 * ((b + c) / 2)^2).
+Proof. split; field. Qed.
 
 (** [prop-eb-calibration] Part 5 on the line: [v] is the posterior variance, [e] the distance to the posterior mean. *)
 Theorem eb_calibration_best v c e : 0 < v -> 0 < c ->

@@ -24,6 +24,19 @@ Proof.
     field_simplify; lra.
 Qed.
 
+Lemma sigma_lipschitz a b : Rabs (sigma a - sigma b) <= Rabs (a - b).
+Proof.
+  pose proof (root_more a). pose proof (root_more b). unfold sigma.
+  set (p := sqrt (a^2 + / 4)) in *. set (q := sqrt (b^2 + / 4)) in *.
+  assert (p * p = a^2 + / 4) by (apply sqrt_sqrt; nra).
+  assert (q * q = b^2 + / 4) by (apply sqrt_sqrt; nra).
+  pose proof (Rabs_pos a). pose proof (Rabs_pos b). pose proof (Rabs_triang a b).
+  apply Rmult_le_reg_r with (p + q); [lra|].
+  replace (Rabs (p - / 2 - (q - / 2)) * (p + q)) with (Rabs (a - b) * Rabs (a + b)).
+  - apply Rmult_le_compat_l; [apply Rabs_pos|lra].
+  - rewrite <- (Rabs_right (p + q)) at 1 by lra. rewrite <- !Rabs_mult. f_equal. nra.
+Qed.
+
 (** [prop-rn-budget] The curvature of the activation is at most 2. *)
 Theorem rn_budget_curvature t :
   is_derive (fun u => u / sqrt (u^2 + / 4)) t (/ (4 * (sqrt (t^2 + / 4))^3)) /\
@@ -59,6 +72,43 @@ Implicit Types a b x z : vector.
 Definition lipschitz L (f : vector -> vector) :=
   forall a b, norm n (f a - f b)%V <= L * norm n (a - b)%V.
 Definition block (f : vector -> vector) : vector -> vector := fun x => (x + f x)%V.
+
+Lemma lipschitz_compose L l f g : 0 <= L ->
+  lipschitz L f -> lipschitz l g -> lipschitz (L * l) (fun x => f (g x)).
+Proof.
+  intros L_pos lip_f lip_g a b. eapply Rle_trans; [apply lip_f|].
+  specialize (lip_g a b). rewrite Rmult_assoc. now apply Rmult_le_compat_l.
+Qed.
+
+Lemma lipschitz_activation : lipschitz 1 (fun a i => sigma (a i)).
+Proof.
+  intros a b. rewrite Rmult_1_l. apply norm_le; [apply norm_nonneg|]. rewrite norm_square.
+  apply sum_le. intros i _. unfold minus. apply Rsqr_le_abs_1, sigma_lipschitz.
+Qed.
+
+Lemma lipschitz_layer w M b : (forall x, norm n (apply n M x) <= w * norm n x) ->
+  lipschitz w (fun x => apply n M x + b)%V.
+Proof.
+  intros bound x y. eapply Rle_trans; [|apply bound]. right. apply norm_equal. intros i small.
+  rewrite (apply_minus n M x y i small). unfold minus, plus. ring.
+Qed.
+
+(** [prop-rn-certificate] Part 1 for [s = 1] and layers of one width: the product of the norms bounds the branch. *)
+Theorem rn_certificate_branch w1 w2 w3 M1 M2 M3 b1 b2 b3 : 0 <= w1 -> 0 <= w2 -> 0 <= w3 ->
+  (forall x, norm n (apply n M1 x) <= w1 * norm n x) ->
+  (forall x, norm n (apply n M2 x) <= w2 * norm n x) ->
+  (forall x, norm n (apply n M3 x) <= w3 * norm n x) ->
+  let layer M b x := (apply n M x + b)%V in
+  let act x := fun i => sigma (x i) in
+  lipschitz (w3 * w2 * w1) (fun x => layer M3 b3 (act (layer M2 b2 (act (layer M1 b1 x))))).
+Proof.
+  intros pos1 pos2 pos3 one two three layer act.
+  replace (w3 * w2 * w1) with (w3 * (1 * (w2 * (1 * w1)))) by ring.
+  apply (lipschitz_compose _ _ (layer M3 b3)); [auto|now apply lipschitz_layer|].
+  apply (lipschitz_compose _ _ act); [lra|apply lipschitz_activation|].
+  apply (lipschitz_compose _ _ (layer M2 b2)); [auto|now apply lipschitz_layer|].
+  apply (lipschitz_compose _ _ act); [lra|apply lipschitz_activation|now apply lipschitz_layer].
+Qed.
 
 Lemma block_minus f a b : equal n (block f a - block f b)%V ((a - b) + (f a - f b))%V.
 Proof. intros i _. unfold block, minus, plus. ring. Qed.
@@ -182,6 +232,26 @@ Proof.
   pose proof (cauchy n (-1 * (f a - f b))%V (a - b)%V) as back.
   rewrite dot_scale, norm_scale, Rabs_left in back by lra. rewrite <- !norm_square in *.
   pose proof (norm_nonneg n (a - b)%V). nra.
+Qed.
+
+(** [prop-rn-one] Part 2: the cosine of the angle is at least [sqrt (1 - L^2)], which is that of [arcsin L]. *)
+Theorem rn_one_angle L f a b : 0 <= L < 1 -> lipschitz L f ->
+  let d := (block f a - block f b)%V in
+  0 <= dot n d (a - b)%V /\
+  (1 - L^2) * (dot n d d * dot n (a - b)%V (a - b)%V) <= (dot n d (a - b)%V)^2.
+Proof.
+  intros inside lip d. split.
+  { pose proof (rn_one_monotone L f a b lip). pose proof (dot_nonneg n (a - b)%V). unfold d. nra. }
+  assert (small : dot n (f a - f b)%V (f a - f b)%V <= L^2 * dot n (a - b)%V (a - b)%V).
+  { specialize (lip a b). rewrite <- !norm_square.
+    pose proof (norm_nonneg n (f a - f b)%V). pose proof (norm_nonneg n (a - b)%V). nra. }
+  unfold d. rewrite (dot_equal_r n _ _ _ (block_minus f a b)), !(dot_equal n _ _ _ (block_minus f a b)).
+  revert small. generalize (f a - f b)%V. generalize (a - b)%V. intros v w small.
+  rewrite !dot_plus, !dot_plus_r, (dot_sym n w v).
+  pose proof (dot_nonneg n v) as v_pos.
+  set (p := dot n v w) in *. set (q := dot n w w) in *. set (m := dot n v v) in *.
+  pose proof (pow2_ge_0 (p + L^2 * m)) as square.
+  assert (0 <= (1 - L^2) * m) by (apply Rmult_le_pos; nra). nra.
 Qed.
 
 (** [prop-rn-slopes] Part 2: a strongly monotone map with a Lipschitz constant is a multiple of a block. *)
