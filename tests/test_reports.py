@@ -12,7 +12,7 @@ sys.path.insert(0, str(small_pages.ROOT / "book" / "_extension"))
 
 import reports
 
-REPOSITORY = "https://pages.invalid/owner/a-book"
+REPOSITORY = "https://github.com/owner/a-book"
 TEXT = """\
 # One
 
@@ -72,6 +72,7 @@ def test_each_link_opens_a_report_that_is_filled_in(tmp_path: Path, monkeypatch:
 
 def test_without_an_address_there_is_no_link(tmp_path: Path) -> None:
     assert "report" not in str(build(tmp_path, "").select_one("article"))
+    assert reports.form_of("") == reports.form_of("https://pages.invalid/owner/a-book") == ""
 
 
 def test_the_edition_and_the_commit_are_those_of_the_book(tmp_path: Path) -> None:

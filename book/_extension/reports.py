@@ -1,8 +1,7 @@
 """A small Sphinx extension: beside each statement, figure and exercise, a link that opens a report of an error.
 
 The report is filled in: kind, number and label, and the edition and the commit that the pages were built from. The
-links appear once ``repository: url`` in ``_config.yml`` names a place that takes reports at ``/issues/new``, as GitHub
-and Forgejo do.
+links appear once ``repository: url`` in ``_config.yml`` names a place on GitHub.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from docutils import nodes
+from launch import REPOSITORY
 from sphinx.application import Sphinx
 
 KINDS = {"figure": "Figure", "exercise": "Exercise"}
@@ -64,21 +64,27 @@ def numbered(app: Sphinx, page: str, tree: nodes.document) -> Iterator[tuple[nod
             yield node, f"{kind} {number}", label
 
 
-def address_of(repository: str, name: str, **where: str) -> str:
+def form_of(repository: str) -> str:
+    """Return the address at which a repository takes reports, or nothing."""
+    found = REPOSITORY.fullmatch(repository)
+    return f"https://github.com/{found[1]}/{found[2]}/issues/new" if found else ""
+
+
+def address_of(form: str, name: str, **where: str) -> str:
     """Return the address of a new report about a thing of this name."""
     title = f"{name} ({where['label']}): "
-    return f"{repository}/issues/new?{urlencode({'title': title, 'body': BODY.format(name=name, **where)})}"
+    return f"{form}?{urlencode({'title': title, 'body': BODY.format(name=name, **where)})}"
 
 
 def add_links(app: Sphinx, tree: nodes.document, page: str) -> None:
     """Put a link behind each title and caption."""
-    repository = (app.config.html_theme_options.get("repository_url") or "").rstrip("/").removesuffix(".git")
-    if not repository or app.builder.format != "html":
+    form = form_of(app.config.html_theme_options.get("repository_url") or "")
+    if not form or app.builder.format != "html":
         return
     root = Path(app.srcdir)
     built = {"edition": edition(root), "commit": commit(root)}
     for node, name, label in list(numbered(app, page, tree)):
-        address = address_of(repository, name, label=label, page=page, **built)
+        address = address_of(form, name, label=label, page=page, **built)
         words = escape(f"Report an error in {name}")
         link = f'<a class="report" href="{escape(address)}" title="{words}" aria-label="{words}"></a>'
         title = next(iter(node.findall(lambda part: isinstance(part, nodes.title | nodes.caption))), None)
