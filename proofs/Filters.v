@@ -5,7 +5,7 @@ From Coquelicot Require Import Coquelicot.
 From Book Require Export Vectors.
 Open Scope R_scope.
 
-(** ** The losses of a map x |-> a x
+(** ** The losses of the multiplication by a number
 
     [x] and [eta] are independent with mean zero and the variances [s^2] and [d^2], and [z = h x + sqrt h eta].
     Of independence only [E (x eta) = 0] is used. *)
@@ -277,6 +277,18 @@ Proof.
   assert (/ w <= / 4) by (apply Rinv_le_contravar; lra).
   assert (p <= u) by (unfold u; nra).
   assert (p^3 <= u^3) by (apply pow_incr; lra). split; nra.
+Qed.
+
+(** [prop-ld-half] In the norm of [1 / h] the filter is that for [h t] instead of [t]; its inverse is again explicit. *)
+Theorem ld_half_slope h s t : 0 < h -> 0 < s -> 0 < t ->
+  / log_det_slope h s (h * t) = explicit_slope (t / (h * s^2)) / h.
+Proof.
+  intros h_pos s_pos t_pos. unfold explicit_slope, log_det_slope. assert (0 < s^2) by nra.
+  assert (0 < h * s^2) by now apply Rmult_lt_0_compat.
+  assert (0 < t / (h * s^2)) by (apply Rdiv_lt_0_compat; lra).
+  replace (h^2 + 4 * (h * t) / s^2) with (h^2 * (1 + 4 * (t / (h * s^2)))) by (field; lra).
+  rewrite sqrt_mult by nra. rewrite (sqrt_pow2 h) by lra.
+  pose proof (sqrt_pos (1 + 4 * (t / (h * s^2)))). field. split; [lra|]. nra.
 Qed.
 
 (** [prop-ld-half] Part 2 for Gaussians, in the direction of the eigenvalue [h], with [v = d^2 / (h s^2)]. *)

@@ -1,5 +1,5 @@
-(** Vectors of R^n are functions of the index, sums and expectations are finite.
-    The lemmas of this file serve the others; no statement of the book is here. *)
+(** Vectors are functions of the index, sums are finite. The lemmas of this file serve the others; no statement of the
+    book is here. *)
 
 From Coq Require Export Reals Lra Lia Psatz.
 Open Scope R_scope.
@@ -224,7 +224,8 @@ End Rules.
 
 (** ** Expectations *)
 
-(** What is used of an expectation. Which functions can be averaged is not treated here: see [finite]. *)
+(** All that is used of an expectation. Which functions have one is not treated here: with weights on finitely many
+    points, [finite], all do. *)
 Record expectation (W : Type) := {
   mean :> (W -> R) -> R;
   mean_linear : forall u v f g, mean (fun w => u * f w + v * g w) = u * mean f + v * mean g;
@@ -233,7 +234,6 @@ Record expectation (W : Type) := {
   mean_ext : forall f g, (forall w, f w = g w) -> mean f = mean g
 }.
 
-(** Weights on finitely many points give one. *)
 Definition finite (m : nat) (p : nat -> R) (pos : forall i, 0 <= p i) (one : sum m p = 1) : expectation nat.
 Proof.
   refine {| mean := fun f => sum m (fun i => p i * f i) |}.

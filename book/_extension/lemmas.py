@@ -31,6 +31,7 @@ LEFT_OUT = (  # proofs, what only helps, and imports
     re.compile(r"^(?:From|Open|Declare|Delimit|Bind|Implicit) .*\n", re.MULTILINE),
     re.compile(r"^Section (\w+)\.\n(?:Variable.*\n|\s*\n)*End \1\.\n", re.MULTILINE),
 )
+END = re.compile(r"(?:End \w+\.\s*)+")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ def pieces_of(folder: Path, name: str) -> Iterator[Piece]:
         shown = re.match(r"Theorem (\w+)", code)
         theorem = theorems.get(shown[1]) if shown else None
         if theorem is not None:
-            yield Piece(theorem.text, theorem.statement, theorem)
-            comment, code = "", code.removeprefix(theorem.statement).strip("\n")
+            rest = code.removeprefix(theorem.statement).strip("\n")
+            ends = rest if END.fullmatch(rest) else ""
+            yield Piece(theorem.text, f"{theorem.statement}\n\n{ends}".rstrip(), theorem)
+            comment, code = "", rest.removeprefix(ends)
         if comment or code:
             yield Piece(comment.strip(), code)
