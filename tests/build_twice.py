@@ -32,15 +32,19 @@ NUMBERS = {  # where a page has its numbers
 Numbers = dict[tuple[str, str, str], str]
 
 
-def new_environment(folder: Path) -> Path:
-    """Make an environment with current Sphinx in front of all that this one has; return its Python."""
-    venv.create(folder, with_pip=True, clear=True)
+def environment(folder: Path) -> Path:
+    """Make an environment with current Sphinx in front of all that this one has, or take it; return its Python."""
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    asked, ready = REQUIREMENTS.read_text(encoding="utf-8"), folder / "ready.txt"
+    if ready.exists() and ready.read_text(encoding="utf-8") == asked:
+        return python
+    venv.create(folder, with_pip=True, clear=True)
     quiet = ["--quiet", "--disable-pip-version-check"]
     subprocess.run([python, "-m", "pip", "install", *quiet, "-r", REQUIREMENTS], check=True)
-    asked = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    own = Path(subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip())
+    where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    own = Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
     (own / "behind.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
+    ready.write_text(asked, encoding="utf-8")
     return python
 
 
@@ -88,12 +92,13 @@ def build(python: Path, source: Path, html: Path) -> None:
 def main() -> int:
     """Build and compare."""
     start = time.monotonic()
-    python = new_environment(WORK / "environment")
+    python = environment(WORK / "environment")
     copy_of_the_book(WORK / "source")
     build(python, WORK / "source", WORK / "html")
     own, second = numbers_of(browsing.HTML), numbers_of(WORK / "html")
     wrong = differences(own, second)
     counted = Counter(kind for _, kind, _ in own)
+    wrong += [f"no {kind} has a number" for kind in NUMBERS if not counted[kind]]
     print(", ".join(f"{count} {kind}s" for kind, count in counted.items()), f"in {time.monotonic() - start:.0f} s")
     print("\n".join(wrong) or "The second build has the same numbers.")
     return min(len(wrong), 1)
