@@ -99,7 +99,7 @@ Proof.
   apply mean_nonneg. intro w. specialize (below w). lra.
 Qed.
 
-(** [prop-ph-slopes] Jensen's inequality for the square: with it the mean of the noise, given the datum, bounds the score. *)
+(** [prop-ph-slopes] Jensen's inequality for the square: it bounds the score, which is a mean of the noise. *)
 Theorem ph_slopes_jensen f : (E f)^2 <= E (fun w => (f w)^2).
 Proof.
   assert (0 <= E (fun w => (f w - E f)^2)) by (apply mean_nonneg; intro; apply pow2_ge_0).

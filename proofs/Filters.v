@@ -202,7 +202,7 @@ Proof.
 Qed.
 End Losses.
 
-(** [prop-ap-clip] Of the numbers in an interval, the clipped one is the nearest, by the square of the distance to it. *)
+(** [prop-ap-clip] Of the numbers in an interval, the clipped one is the nearest, by the square of their distance. *)
 Theorem ap_clip_nearest c C h a : c <= C -> c <= a <= C ->
   (clip c C h - h)^2 + (a - clip c C h)^2 <= (a - h)^2.
 Proof.
@@ -244,7 +244,10 @@ Proof.
   set (p := r - 1). replace r with (1 + p) by (unfold p; ring). assert (0 <= p) by (unfold p; lra).
   clearbody p. clear dependent r.
   set (w := (2 + p)^3 * (4 + 2 * p + p^2)).
-  assert (32 <= w) by (unfold w; assert (0 <= p^2) by nra; assert (0 <= p^3) by (apply pow_le; lra); assert (0<=p^4) by (apply pow_le; lra); assert (0<=p^5) by (apply pow_le; lra); nra).
+  assert (powers : forall k, 0 <= p^k) by (intro; apply pow_le; lra).
+  pose proof (powers 2%nat). pose proof (powers 3%nat). pose proof (powers 4%nat).
+  pose proof (powers 5%nat). pose proof (powers 6%nat). pose proof (powers 7%nat).
+  assert (32 <= w) by (unfold w; nra).
   set (u := ((1 + p) * (1 + p) - 1) / 4).
   assert (error : 2 / (1 + (1 + p)) - / (1 + u) = u^2 * (32 / w)).
   { unfold u, w. field. nra. }
@@ -252,9 +255,7 @@ Proof.
   assert (32 / w <= 1) by (apply Rmult_le_reg_r with w; [lra|]; field_simplify; lra).
   assert (1 - 4 * u <= 32 / w).
   { apply Rmult_le_reg_r with w; [lra|]. replace (32 / w * w) with 32 by (field; lra).
-    unfold u, w.
-    assert (0 <= p^2) by nra; assert (0 <= p^3) by (apply pow_le; lra); assert (0<=p^4) by (apply pow_le; lra); assert (0<=p^5) by (apply pow_le; lra); assert (0<=p^6) by (apply pow_le; lra); assert (0<=p^7) by (apply pow_le; lra).
-    nra. }
+    unfold u, w. nra. }
   assert (0 <= u^2) by nra. split; nra.
 Qed.
 
