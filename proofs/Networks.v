@@ -3,6 +3,7 @@
 From Coq Require Import List.
 From Coquelicot Require Import Coquelicot.
 From Book Require Export Vectors.
+From Book Require Import Bayes.
 Open Scope R_scope.
 
 (** ** The activation *)
@@ -296,6 +297,102 @@ Proof.
   split; auto.
   replace (3 * (1 + L) / (1 - L) * g) with (L * (3 * (1 + L) / (1 - L) * g) + 3 * (1 + L) * g) by (field; lra).
   nra.
+Qed.
+
+(** ** The power series of the log-determinant *)
+
+Definition series m x := sum m (fun i => (-1)^i * x^(S i) / INR (S i)).
+
+Lemma geometric m y : (1 + y) * sum m (fun i => (-1)^i * y^i) = 1 - (- y)^m.
+Proof.
+  induction m as [|m IH]; simpl; [ring|]. rewrite Rmult_plus_distr_l, IH.
+  replace (- y) with (-1 * y) by ring. rewrite !Rpow_mult_distr. ring.
+Qed.
+
+Lemma series_derive m c t :
+  is_derive (fun u => series m (c * u)) t (c * sum m (fun i => (-1)^i * (c * t)^i)).
+Proof.
+  rewrite <- sum_scale.
+  apply (sum_derive m (fun i u => (-1)^i * (c * u)^(S i) / INR (S i)) (fun i u => c * ((-1)^i * (c * u)^i))).
+  intro i. pose proof (lt_0_INR (S i) (Nat.lt_0_succ i)).
+  auto_derive; [trivial|]. change (match i with O => 1 | S _ => INR i + 1 end) with (INR (S i)).
+  simpl pred. field. lra.
+Qed.
+
+Lemma rest_derive m c t : 0 < 1 + c * t ->
+  is_derive (fun u => ln (1 + c * u) - series m (c * u)) t (c * (- (c * t))^m / (1 + c * t)).
+Proof.
+  intro pos. replace (c * (- (c * t))^m / (1 + c * t))
+    with (c / (1 + c * t) - c * sum m (fun i => (-1)^i * (c * t)^i)).
+  - apply (is_derive_minus (fun u => ln (1 + c * u))); [|apply series_derive]. auto_derive; [lra|]. field. lra.
+  - apply Rmult_eq_reg_r with (1 + c * t); [|lra]. field_simplify; [|lra|lra].
+    pose proof (geometric m (c * t)) as g.
+    set (s := sum m _) in *. nra.
+Qed.
+
+Lemma from_zero (g dg : R -> R) x : 0 <= x -> (forall t, 0 <= t <= x -> is_derive g t (dg t)) ->
+  (forall t, 0 <= t <= x -> 0 <= dg t) -> g 0 <= g x.
+Proof.
+  intros x_pos derive rises.
+  destruct (MVT_gen g 0 x dg) as [c [inside gap]]; rewrite ?Rmin_left, ?Rmax_right in * by lra.
+  - intros t t_inside. apply derive. lra.
+  - intros t t_inside. apply continuity_pt_filterlim, (ex_derive_continuous g). eexists. apply derive. lra.
+  - specialize (rises c inside). nra.
+Qed.
+
+Lemma rest_small m L c x : 0 <= L < 1 -> c = 1 \/ c = -1 -> 0 <= x <= L ->
+  Rabs (ln (1 + c * x) - series m (c * x)) <= x^(S m) / (INR (S m) * (1 - L)).
+Proof.
+  intros inside sign x_inside. pose proof (lt_0_INR (S m) (Nat.lt_0_succ m)) as m_pos.
+  assert (start : ln (1 + c * 0) - series m (c * 0) = 0).
+  { replace (1 + c * 0) with 1 by ring. rewrite ln_1. unfold series.
+    rewrite (sum_ext m _ (fun i => 0 * 0)); [rewrite sum_scale; ring|].
+    intros i _. simpl pow. field. apply not_0_INR. lia. }
+  assert (bound : forall t, 0 <= t <= x -> Rabs (c * (- (c * t))^m / (1 + c * t)) <= t^m / (1 - L)).
+  { intros t t_inside. assert (1 - L <= 1 + c * t) by (destruct sign as [-> | ->]; lra).
+    rewrite Rabs_div by lra. rewrite Rabs_mult, <- RPow_abs, Rabs_Ropp, Rabs_mult, (Rabs_right t) by lra.
+    rewrite (Rabs_right (1 + c * t)) by lra.
+    replace (Rabs c) with 1 by (destruct sign as [-> | ->]; [rewrite Rabs_right|rewrite Rabs_left]; lra).
+    rewrite !Rmult_1_l. apply Rmult_le_compat_l; [apply pow_le; lra|]. apply Rinv_le_contravar; lra. }
+  assert (power : forall t, is_derive (fun u => u^(S m) / (INR (S m) * (1 - L))) t (t^m / (1 - L))).
+  { intro t. auto_derive; [trivial|].
+    change (match m with O => 1 | S _ => INR m + 1 end) with (INR (S m)). simpl pred. field. lra. }
+  assert (zero : 0^(S m) / (INR (S m) * (1 - L)) = 0) by (simpl pow; field; lra).
+  apply Rabs_le. split.
+  - assert (0 <= x^(S m) / (INR (S m) * (1 - L)) + (ln (1 + c * x) - series m (c * x))).
+    { pose proof (from_zero
+        (fun u => u^(S m) / (INR (S m) * (1 - L)) + (ln (1 + c * u) - series m (c * u)))
+        (fun t => t^m / (1 - L) + c * (- (c * t))^m / (1 + c * t)) x) as rest.
+      cbv beta in rest. rewrite start, zero in rest.
+      eapply Rle_trans; [|apply rest]; [lra|lra| |].
+      - intros t t_inside. apply (is_derive_plus (fun u => u^(S m) / (INR (S m) * (1 - L)))); [apply power|].
+        apply rest_derive. destruct sign as [-> | ->]; lra.
+      - intros t t_inside. specialize (bound t t_inside). apply Rabs_le_between in bound. lra. }
+    lra.
+  - assert (0 <= x^(S m) / (INR (S m) * (1 - L)) - (ln (1 + c * x) - series m (c * x))).
+    { pose proof (from_zero
+        (fun u => u^(S m) / (INR (S m) * (1 - L)) - (ln (1 + c * u) - series m (c * u)))
+        (fun t => t^m / (1 - L) - c * (- (c * t))^m / (1 + c * t)) x) as rest.
+      cbv beta in rest. rewrite start, zero in rest.
+      eapply Rle_trans; [|apply rest]; [lra|lra| |].
+      - intros t t_inside. apply (is_derive_minus (fun u => u^(S m) / (INR (S m) * (1 - L)))); [apply power|].
+        apply rest_derive. destruct sign as [-> | ->]; lra.
+      - intros t t_inside. specialize (bound t t_inside). apply Rabs_le_between in bound. lra. }
+    lra.
+Qed.
+
+(** [prop-rn-series] Part 2 on the line: what the first [m] terms of the series miss. *)
+Theorem rn_series_remainder m L x : 0 <= L < 1 -> Rabs x <= L ->
+  Rabs (ln (1 + x) - series m x) <= L^(S m) / (INR (S m) * (1 - L)).
+Proof.
+  intros inside small. pose proof (lt_0_INR (S m) (Nat.lt_0_succ m)) as m_pos. pose proof (Rabs_pos x).
+  apply Rle_trans with (Rabs x^(S m) / (INR (S m) * (1 - L))).
+  - destruct (Rle_lt_dec 0 x) as [right|left].
+    + pose proof (rest_small m L 1 x inside (or_introl eq_refl)) as rest. rewrite (Rabs_right x) by lra.
+      rewrite Rmult_1_l in rest. apply rest. pose proof (Rle_abs x). lra.
+    + pose proof (rest_small m L (-1) (- x) inside (or_intror eq_refl)) as rest.
+      rewrite (Rabs_left x) in * by lra. replace (-1 * - x) with x in rest by ring. apply rest. lra.
+  - apply Rmult_le_compat_r; [|apply pow_incr; lra]. left. apply Rinv_0_lt_compat. apply Rmult_lt_0_compat; lra.
 Qed.
 
 (** ** Turning *)
