@@ -15,9 +15,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 SEED ?= 7
 
 .DEFAULT_GOAL := help
-.PHONY: help book execute reseed test packs rehearse alone lab lint certify bench figures release serve clean html
+.PHONY: help book execute reseed test packs rehearse alone lab twice lint certify prove bench figures release serve clean
+.PHONY: html
 
-.PHONY: help book execute reseed test packs rehearse alone twice lint certify prove bench figures release serve clean html
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
