@@ -18,7 +18,6 @@ SEED ?= 7
 .PHONY: help book execute reseed test packs rehearse alone lab twice lint certify prove bench figures release serve clean
 .PHONY: html
 
-
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
