@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import browsing
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 
 REQUIREMENTS = browsing.ROOT / "tests" / "build_twice.txt"
 WORK = browsing.ROOT / "_build" / "twice"
@@ -61,6 +61,11 @@ def copy_of_the_book(folder: Path) -> None:
     )
 
 
+def words(element: Tag) -> str:
+    """Return what an element says, without the mark of a link."""
+    return " ".join(element.get_text().split()).rstrip("#¶ ")
+
+
 def numbers_of(html: Path) -> Numbers:
     """Return the numbers on the pages in a folder: by page, kind and name."""
     found = {}
@@ -69,7 +74,9 @@ def numbers_of(html: Path) -> Numbers:
         for kind, (boxes, number) in NUMBERS.items():
             for box in page.select(f".bd-article {boxes}" if ", " not in boxes else boxes):
                 if text := box.select_one(number):
-                    found[path.stem, kind, str(box["id"])] = " ".join(text.get_text().split())
+                    # A section with two names has the one or the other first, so its title is taken.
+                    name = words(text.parent).removeprefix(words(text)) if kind == "section" else str(box["id"])
+                    found[path.stem, kind, name.strip()] = words(text)
     return found
 
 
