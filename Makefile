@@ -15,7 +15,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 SEED ?= 7
 
 .DEFAULT_GOAL := help
-.PHONY: help book execute reseed test packs rehearse alone lab lint certify bench figures release serve clean html
+.PHONY: help book execute reseed test packs rehearse alone lab twice lint certify prove bench figures release serve clean
+.PHONY: html
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +64,9 @@ alone: html  ## run every notebook that the pages offer, in a new environment (a
 lab: html  ## look at notebooks behind the download buttons in JupyterLab, with and without its extension for MyST
 	$(BIN)/python tests/run_jupyterlab.py
 
+twice: html  ## build the pages again, with plain and current Sphinx, and compare all numbers
+	$(BIN)/python tests/build_twice.py
+
 lint: $(READY)  ## check the style of the Python files and of the chapters' cells, and the types of the library
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -71,6 +75,9 @@ lint: $(READY)  ## check the style of the Python files and of the chapters' cell
 
 certify: $(READY)  ## prove by ball arithmetic that the pages show what they say, in seconds
 	$(BIN)/python book/certificates/verify.py
+
+prove: $(READY)  ## let Coq check the theorems behind the statements, where Coq is installed
+	@$(BIN)/python proofs/prove.py
 
 bench: $(READY)  ## measure invlib beside its peers (about a quarter of an hour, on an idle machine)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt

@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup, Tag
 
 MATHJAX = """{
     chtml: {fontURL: "mathjax/output/chtml/fonts/woff-v2"},
-    options: {enableMenu: false, enableAssistiveMml: false, processHtmlClass: "math|output_area"},
+    options: {enableMenu: false, enableAssistiveMml: false},
 }"""  # letters instead of drawings: a smaller file, with formulas that can be searched
 
 
@@ -55,6 +55,8 @@ def joined(page: str, pages: list[str], html: Path, address: str = "") -> Tag:
         raise ValueError(f"{page} has no text")
     for useless in article.select("script, .headerlink, .copybtn, .cell_input button"):
         useless.decompose()
+    for formula in article.select("mjx-container"):
+        formula.replace_with(formula.math)  # letters come from MathJax again, see above
     for element in article.find_all(id=True):
         element["id"] = anchor(page, element["id"])
     for link in article.find_all("a", href=True):
@@ -118,7 +120,7 @@ def whole(parts: list[contents.Part], html: Path, title: str, version: str, addr
     return (
         f'<!doctype html><html lang="en" data-theme="light"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"{style_of(pages[0], html)}<script>window.MathJax = {MATHJAX}</script>"
-        '<script src="mathjax/tex-chtml.js"></script></head><body><main class="bd-content">'
+        '<script src="mathjax/mml-chtml.js"></script></head><body><main class="bd-content">'
         f'<header><p class="book-title">{escape(title)}</p><p>The contributors</p><p>Version {escape(version)}</p>'
         f"<p>Text and figures: CC BY 4.0. Code: MIT.</p></header>{contents_of(parts, articles)}"
         + "\n".join(texts)

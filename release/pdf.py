@@ -22,7 +22,7 @@ from playwright.sync_api import Page, sync_playwright
 
 sys.path.insert(0, str(contents.ROOT / "book" / "_extension"))
 
-from book_setup import mathjax_folder
+from formulas import mathjax_folder
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MARGIN, FOOT = 18, 17  # millimetres
@@ -34,7 +34,7 @@ FOOTER = (
 )
 STARTED = "async () => { await MathJax.startup.promise; await document.fonts.ready; }"
 
-MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2")
+MATHJAX = ("mml-chtml.js", "output/chtml/fonts/woff-v2")
 
 # Formulas as wide as the paper at most, and what is too wide in spite of that.
 FIT = """() => {

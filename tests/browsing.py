@@ -57,6 +57,7 @@ def is_fresh() -> bool:
         "room.yml",
     ):
         sources += (ROOT / "book").glob(pattern)
+    sources += (ROOT / "proofs").glob("*.v")
     return max(path.stat().st_mtime for path in sources) <= index.stat().st_mtime
 
 

@@ -284,7 +284,7 @@ def test_a_list_of_entries_gives_every_statement_its_own_roles():
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=by_name)
 def test_the_claim_map_has_a_row_for_every_proved_statement(chapter):
-    rows = claim_map.chapter_table(chapter)[2:]
+    rows = claim_map.chapter_table(chapter, {})[2:]
     assert len(rows) >= sum(statement.kind in claims.PROVED for statement in chapter.statements)
     for row in rows:
         assert len(re.findall(r"(?<!\\)\|", row)) == len(claim_map.COLUMNS) + 1

@@ -173,11 +173,20 @@ def outside_packages(path: Path) -> set[str]:
 
 def test_the_declared_dependencies_are_those_of_the_code():
     project = tomllib.loads((LIBRARY.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    core = set(project["dependencies"])
+    core = {re.split("[<>=]", package)[0] for package in project["dependencies"]}
     extra = set(project["optional-dependencies"]["drawing"])
     needed = {path.stem: outside_packages(path) for path in MODULES}
     assert set.union(*(packages for name, packages in needed.items() if name not in OPTIONAL)) == core
     assert set.union(*(needed[name] for name in OPTIONAL)) - core - IN_NOTEBOOKS == extra
+
+
+def test_the_oldest_torch_is_one_that_is_tried_every_week():
+    root = LIBRARY.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (oldest,) = [name.removeprefix("torch>=") for name in project["dependencies"] if name.startswith("torch>=")]
+    assert f'torch: ["torch=={oldest}.0", "torch"]' in (root / ".github/workflows/weekly.yml").read_text(
+        encoding="utf-8"
+    )
 
 
 def public_parts(thing: type) -> Iterator[str]:

@@ -100,14 +100,21 @@ def test_every_slide_is_shown_whole() -> None:
     browsing.build_if_stale()
     with browsing.launched() as browser, browsing.serve_folder(browsing.HTML) as address:
         page = browser.new_page(viewport={"width": 1280, "height": 720})
+        missing: list[str] = []
+        page.on("response", lambda answer: missing.append(answer.url) if answer.status >= 400 else None)
         found = {}
         for name in NAMES:
             page.goto(f"{address}/slides/{name}.html")
             page.wait_for_selector("html[data-ready]")
+            twice = (
+                "[...document.querySelectorAll('mjx-assistive-mml')].filter(e => e.getBoundingClientRect().width > 2)"
+            )
+            assert page.evaluate(f"{twice}.length") == 0  # formulas for screen readers, seen beside those for the eye
             cut = page.evaluate(SHOW_ALL)
             if cut:
                 found[name] = cut
         assert not found
+        assert not missing
 
 
 @browsing.needs_browser

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ from claims import (
 )
 from docutils import nodes
 from docutils.statemachine import StringList
+from lemmas import FOLDER, Theorem, by_label
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 COLUMNS = ("Statement", "In the paper", "Check", "Control", "Picture", "Library and its tests", "Certificate")
 CERTIFICATES = Path(__file__).resolve().parent.parent / "certificates"
+PROOFS = "book/proofs"
 NOTHING = "—"
 
 
@@ -75,7 +78,12 @@ def certificates_on(label: str) -> list[str]:
     return [f"{count} `{kind}`" for kind, count in kinds.items()]
 
 
-def table_row(chapter: Chapter, statement: Statement) -> str:
+def theorems_on(theorems: list[Theorem]) -> list[str]:
+    """Return how many theorems Coq checks for a statement, as Markdown with a link to the first of them."""
+    return [f"{{ref}}`{len(theorems)} by Coq <coq-{theorems[0].name}>`"] if theorems else []
+
+
+def table_row(chapter: Chapter, statement: Statement, theorems: list[Theorem]) -> str:
     """Return the row of one statement, as Markdown."""
     checks, controls, pictures = (chapter.claims_on(statement.label, role) for role in ROLES)
     figures = unique([f"{{numref}}`{claim.figure}`" for claim in pictures])
@@ -88,19 +96,19 @@ def table_row(chapter: Chapter, statement: Statement) -> str:
         cell_links(controls),
         ", ".join(figures) or NOTHING,
         ". ".join(part for part in (", ".join(functions), "; ".join(tests)) if part) or NOTHING,
-        ", ".join(certificates_on(statement.label)) or NOTHING,
+        ", ".join([*certificates_on(statement.label), *theorems_on(theorems)]) or NOTHING,
     )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def chapter_table(chapter: Chapter) -> list[str]:
+def chapter_table(chapter: Chapter, theorems: Mapping[str, list[Theorem]]) -> list[str]:
     """Return the table of one chapter, as lines of Markdown; no lines if it has no statements."""
     claimed = {claim.label for claim in chapter.claims}
     shown = [item for item in chapter.statements if item.kind != "remark" or item.label in claimed]
     if not shown:
         return []
     head = ["| " + " | ".join(COLUMNS) + " |", "|" + ":--|" * len(COLUMNS)]
-    return head + [table_row(chapter, statement) for statement in shown]
+    return head + [table_row(chapter, statement, theorems.get(statement.label, [])) for statement in shown]
 
 
 def deviations_of(chapter: Chapter) -> list[str]:
@@ -150,7 +158,8 @@ class ClaimMap(ChapterSections):
 
     def lines(self, chapter: Chapter) -> list[str]:
         """Return a table with a row for each statement."""
-        return chapter_table(chapter)
+        shown = PROOFS in self.env.found_docs
+        return chapter_table(chapter, by_label(Path(self.env.srcdir) / FOLDER) if shown else {})
 
 
 class Deviations(ChapterSections):

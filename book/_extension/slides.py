@@ -22,7 +22,6 @@ from sphinx.application import Sphinx
 
 FOLDER = "slides"
 LONGEST = 900  # letters of a slide; what is longer goes on on the next
-MATHJAX = '{"options": {"processHtmlClass": "math|output_area", "enableMenu": false}}'
 BLOCKS = ("p", "ul", "ol", "div", "table", "figure", "blockquote")
 STATEMENTS = "div.proof.admonition:not(.prf-proof)"
 
@@ -209,9 +208,8 @@ def page_of(slides: list[Slide], title: str, name: str) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Slides: {escape(title)}</title>"
+        '<link rel="stylesheet" href="../_static/formulas.css">'
         '<link rel="stylesheet" href="../_static/slides.css">'
-        f"<script>window.MathJax = {MATHJAX}</script>"
-        '<script defer src="../_static/mathjax/tex-svg.js"></script>'
         '<script defer src="../_static/slides.js"></script>'
         f'</head><body><main>{shown}</main><footer><a href="../book/{name}.html">The chapter</a>'
         "<span>The contributors. Text and figures: CC BY 4.0</span></footer></body></html>\n"

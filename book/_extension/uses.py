@@ -1,8 +1,8 @@
 """A small Sphinx extension: which statement uses which, told in each statement and drawn as a map.
 
 A statement uses another if it, or the proof that follows it, refers to it. Every statement ends with a line that says
-where it is used, and which functions of the library its check calls. ``{statement-map}`` draws all of them, coloured by
-how they are secured, and holds a table as well.
+where it is used, which functions of the library its check calls, and which theorem for Coq has its algebra.
+``{statement-map}`` draws all of them, coloured by how they are secured, and holds a table as well.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from claims import chapter_files, read_chapter
 from docutils import nodes
+from lemmas import FOLDER, Theorem, by_label
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -25,7 +26,7 @@ SECURED = {
     "cited": "checked and broken by a control; the proof is in the text, or cited",
     "stated": "an assumption, a definition or a remark: nothing to prove",
 }
-LIBRARY = "book/library"
+LIBRARY, PROOFS = "book/library", "book/proofs"
 STEP, ROW, LEFT, TOP = 42, 56, 110, 30  # of the drawing, in its own units
 
 
@@ -113,6 +114,7 @@ def say_where_used(app: Sphinx, tree: nodes.document, page: str) -> None:
     if not hasattr(app.env, "book_statements"):
         return
     called = functions_called(app.env, page)
+    checked = by_label(Path(app.srcdir) / FOLDER) if PROOFS in app.env.all_docs else {}
     for label, own in app.env.book_statements.get(page, ({}, []))[0].items():
         node = next((node for node in tree.findall(nodes.Element) if node.get("label") == label and node["ids"]), None)
         statements, pages = users(app.env, own)
@@ -124,6 +126,7 @@ def say_where_used(app: Sphinx, tree: nodes.document, page: str) -> None:
         line = nodes.paragraph("", classes=["used-in"])
         line += sentence(app, page, "Used in ", links)
         line += sentence(app, page, " In the library: " if links else "In the library: ", entries)
+        line += checked_by_coq(app, page, checked.get(label, []), " " if len(line) else "")
         if len(line):
             node[-1] += line
 
@@ -137,6 +140,16 @@ def sentence(app: Sphinx, page: str, start: str, links: list[tuple[str, str, str
             address = app.builder.get_relative_uri(page, target) + address
         parts += [nodes.Text(", " if parts else start), nodes.reference("", text, refuri=address, internal=True)]
     return [*parts, nodes.Text(".")] if parts else []
+
+
+def checked_by_coq(app: Sphinx, page: str, theorems: list[Theorem], space: str) -> list[nodes.Node]:
+    """Return a sentence with a link to the first of some theorems, and how many more there are."""
+    if not theorems:
+        return []
+    first, more = theorems[0].name, len(theorems) - 1
+    address = f"{app.builder.get_relative_uri(page, PROOFS)}#coq-{first}"
+    link = nodes.reference("", "", nodes.literal("", first), refuri=address, internal=True)
+    return [nodes.Text(f"{space}Algebra checked by Coq: "), link, nodes.Text(f" and {more} more." if more else ".")]
 
 
 def functions_called(env: BuildEnvironment, page: str) -> dict[str, list[str]]:

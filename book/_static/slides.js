@@ -102,8 +102,7 @@
   root.classList.toggle("with-notes", presents);
   const start = () => show((Number(location.hash.slice(1)) || 1) - 1, false);
   start();
-  addEventListener("load", async () => {
-    await window.MathJax?.startup?.promise;
+  addEventListener("load", () => {
     start();
     root.dataset.ready = "yes";
   });

@@ -1,0 +1,405 @@
+(** Posteriors: completing the square, the mean squared error, Tweedie's formula, monotonicity. *)
+
+From Coq Require Import List.
+From Coquelicot Require Import Coquelicot.
+From Book Require Export Vectors.
+Open Scope R_scope.
+
+(** ** Completing the square *)
+
+Section Squares.
+Variable n : nat.
+Implicit Types a b x q m mu z : vector.
+
+(** [prop-pe-mixture] The exponent of one component, for a symmetric precision [P] whose inverse sends [q] to [m]. *)
+Theorem pe_mixture_square P q m x : symmetric P -> equal n (apply n P m) q ->
+  dot n x (apply n P x) - 2 * dot n q x =
+  dot n (x - m)%V (apply n P (x - m)%V) - dot n m (apply n P m).
+Proof.
+  intros sym solves. rewrite (dot_equal_r n _ _ (x - m)%V (apply_minus n P x m)).
+  rewrite !dot_minus, !dot_minus_r, (apply_sym n P m x sym).
+  rewrite (dot_equal_r n _ _ x solves), (dot_sym n q x). ring.
+Qed.
+
+(** [prop-inv-hellinger] The two exponents of the affinity: the middle of the data, and a factor without [A x]. *)
+Theorem inv_hellinger_parallelogram y y' a :
+  let middle := (/ 2 * (y + y'))%V in
+  dot n (y - a)%V (y - a)%V + dot n (y' - a)%V (y' - a)%V =
+  2 * dot n (middle - a)%V (middle - a)%V + / 2 * dot n (y - y')%V (y - y')%V.
+Proof.
+  unfold dot. simpl. rewrite <- !sum_scale, <- !sum_plus. apply sum_ext. intros i _.
+  unfold minus, plus, scale. field.
+Qed.
+End Squares.
+
+(** [prop-inv-posterior] Given [y], the square of the residual is a function of [x] and [z = a y], up to one of [y]. *)
+Theorem inv_posterior_data a d x y : d <> 0 ->
+  - (y - a * x)^2 / (2 * d^2) = ((a * y) * x - / 2 * (a * x)^2) / d^2 - y^2 / (2 * d^2).
+Proof. intro. now field. Qed.
+
+(** [prop-inv-wiener] Part (c) on the line: prior and likelihood are a square around [g z], of variance [d^2 g]. *)
+Theorem inv_wiener_posterior h d s x z : 0 <= h -> 0 < d -> 0 < s ->
+  let g := / (h + d^2 / s^2) in
+  (z * x - / 2 * h * x^2) / d^2 - x^2 / (2 * s^2) =
+  - (x - g * z)^2 / (2 * (d^2 * g)) + g * z^2 / (2 * d^2).
+Proof.
+  intros h_pos d_pos s_pos g. unfold g. assert (0 < d^2) by nra. assert (0 < s^2) by nra.
+  assert (0 <= h * s^2) by nra. field. lra.
+Qed.
+
+(** ** Means of squares *)
+
+(** [prop-pe-mse] The mean squared error of [f], for a joint distribution of [x] and [z] on finitely many points. *)
+Theorem pe_mse_pythagoras k l p x f :
+  (forall j, (j < l)%nat -> 0 < sum k (fun i => p i j)) ->
+  let mean j := sum k (fun i => p i j * x i) / sum k (fun i => p i j) in
+  sum l (fun j => sum k (fun i => p i j * (f j - x i)^2)) =
+  sum l (fun j => sum k (fun i => p i j) * (f j - mean j)^2) +
+  sum l (fun j => sum k (fun i => p i j * (mean j - x i)^2)).
+Proof.
+  intros seen mean. rewrite <- sum_plus. apply sum_ext. intros j small.
+  set (m := mean j).
+  assert (first : sum k (fun i => p i j * x i) = m * sum k (fun i => p i j))
+    by (unfold m, mean; field; apply Rgt_not_eq; now apply seen).
+  transitivity (sum k (fun i => (f j - m)^2 * p i j +
+    ((2 * (f j - m)) * (m * p i j + - 1 * (p i j * x i)) + 1 * (p i j * (m - x i)^2)))).
+  { apply sum_ext. intros. ring. }
+  rewrite !sum_plus, !sum_scale, sum_linear, first. ring.
+Qed.
+
+Section Means.
+Variables (W : Type) (E : expectation W).
+
+Lemma mean_zero f : (forall w, f w = 0) -> E f = 0.
+Proof.
+  intro zero. rewrite (mean_ext _ E _ (fun w => 0 * 1 + 0 * 1)) by (intro; rewrite zero; ring).
+  rewrite mean_linear. ring.
+Qed.
+
+Lemma mean_scale u f : E (fun w => u * f w) = u * E f.
+Proof.
+  rewrite (mean_ext _ E _ (fun w => u * f w + 0 * f w)) by (intro; ring).
+  rewrite mean_linear. ring.
+Qed.
+
+Lemma mean_plus f g : E (fun w => f w + g w) = E f + E g.
+Proof.
+  rewrite (mean_ext _ E _ (fun w => 1 * f w + 1 * g w)) by (intro; ring).
+  rewrite mean_linear. ring.
+Qed.
+
+Lemma mean_const u : E (fun _ => u) = u.
+Proof.
+  rewrite (mean_ext _ E _ (fun w => u * 1)) by (intro; ring). rewrite mean_scale, mean_one. ring.
+Qed.
+
+Lemma mean_le f g : (forall w, f w <= g w) -> E f <= E g.
+Proof.
+  intro below. enough (0 <= E (fun w => g w + - 1 * f w)) by (rewrite mean_plus, mean_scale in *; lra).
+  apply mean_nonneg. intro w. specialize (below w). lra.
+Qed.
+
+(** [prop-ph-slopes] Jensen's inequality for the square: it bounds the score, which is a mean of the noise. *)
+Theorem ph_slopes_jensen f : (E f)^2 <= E (fun w => (f w)^2).
+Proof.
+  assert (0 <= E (fun w => (f w - E f)^2)) by (apply mean_nonneg; intro; apply pow2_ge_0).
+  rewrite (mean_ext _ E _ (fun w => (f w)^2 + ((- 2 * E f) * f w + (E f)^2))) in * by (intro; ring).
+  rewrite !mean_plus, mean_scale, mean_const in *. nra.
+Qed.
+
+(** [prop-eb-calibration] Part 2, Markov's inequality: [above] is one where [q] exceeds [t], and zero elsewhere. *)
+Theorem eb_calibration_markov q above t : 0 < t -> (forall w, 0 <= q w) ->
+  (forall w, above w = 0 \/ above w = 1 /\ t < q w) -> E above <= E q / t.
+Proof.
+  intros t_pos q_pos tells. apply Rmult_le_reg_r with t; [lra|].
+  replace (E q / t * t) with (E q) by (field; lra). rewrite Rmult_comm, <- mean_scale.
+  apply mean_le. intro w. specialize (q_pos w). destruct (tells w) as [->|[-> more]]; lra.
+Qed.
+
+(** [prop-ap-minimizer] The loss of the approximation, from noise that is uncorrelated with both maps. *)
+Theorem ap_minimizer_split n (phi hx eta : W -> vector) :
+  E (fun w => dot n (phi w) (eta w)) = 0 -> E (fun w => dot n (hx w) (eta w)) = 0 ->
+  let z w := (hx w + eta w)%V in
+  E (fun w => / 2 * dot n (phi w - z w)%V (phi w - z w)%V) =
+  E (fun w => / 2 * dot n (phi w - hx w)%V (phi w - hx w)%V) + / 2 * E (fun w => dot n (eta w) (eta w)).
+Proof.
+  intros noise_phi noise_h z. unfold z.
+  transitivity (E (fun w => / 2 * dot n (phi w - hx w)%V (phi w - hx w)%V +
+    (/ 2 * dot n (eta w) (eta w) + (- 1 * dot n (phi w) (eta w) + 1 * dot n (hx w) (eta w))))).
+  - apply mean_ext. intro w. rewrite !dot_minus, !dot_minus_r, !dot_plus, !dot_plus_r.
+    rewrite (dot_sym n (eta w) (phi w)), (dot_sym n (eta w) (hx w)), (dot_sym n (hx w) (phi w)). field.
+  - rewrite !mean_plus, !mean_scale, noise_phi, noise_h. field.
+Qed.
+
+(** [thm-dv-divergence] The identity, from integration by parts for the fields [phi] and [H x] ([div_phi] and [div_h]
+    are their divergences), and from noise that is uncorrelated with both. *)
+Theorem dv_divergence_identity n (phi hx eta s : W -> vector) div_phi div_h d t :
+  E div_phi = - E (fun w => dot n (phi w) (s w)) ->
+  E div_h = - E (fun w => dot n (hx w) (s w)) ->
+  E (fun w => dot n (phi w) (eta w)) = 0 -> E (fun w => dot n (hx w) (eta w)) = 0 ->
+  E (fun w => dot n (eta w) (eta w)) = d^2 * E div_h ->
+  let z w := (hx w + eta w)%V in
+  let best w := (hx w - t * s w)%V in
+  E (fun w => / 2 * dot n (phi w - z w)%V (phi w - z w)%V) - t * E div_phi =
+  E (fun w => / 2 * dot n (phi w - best w)%V (phi w - best w)%V) +
+  ((/ 2 * d^2 - t) * E div_h - / 2 * t^2 * E (fun w => dot n (s w) (s w))).
+Proof.
+  intros parts_phi parts_h noise_phi noise_h noise z best. unfold z, best.
+  rewrite (ap_minimizer_split n phi hx eta noise_phi noise_h), noise.
+  transitivity (E (fun w => / 2 * dot n (phi w - hx w)%V (phi w - hx w)%V + / 2 * t^2 * dot n (s w) (s w) +
+    (t * dot n (phi w) (s w) + - t * dot n (hx w) (s w))) +
+    ((/ 2 * d^2 - t) * E div_h - / 2 * t^2 * E (fun w => dot n (s w) (s w)))).
+  { rewrite !mean_plus, !mean_scale, parts_phi, parts_h. field. }
+  f_equal. apply mean_ext. intro w. rewrite !dot_minus, !dot_minus_r, !dot_scale, !dot_scale_r.
+  rewrite (dot_sym n (s w) (phi w)), (dot_sym n (s w) (hx w)), (dot_sym n (hx w) (phi w)). field.
+Qed.
+End Means.
+
+(** [prop-rn-hutchinson] Random signs, for a matrix with the rows [a, b] and [c, d]: the mean and the variance. *)
+Theorem rn_hutchinson_signs a b c d :
+  let form u v := u * (a * u + b * v) + v * (c * u + d * v) in
+  let average (g : R -> R -> R) := (g 1 1 + g 1 (-1) + g (-1) 1 + g (-1) (-1)) / 4 in
+  average form = a + d /\ average (fun u v => (form u v - (a + d))^2) = 2 * (2 * ((b + c) / 2)^2).
+Proof. split; field. Qed.
+
+(** [prop-eb-calibration] Part 5 on the line: [v] is the posterior variance, [e] the distance to the posterior mean. *)
+Theorem eb_calibration_best v c e : 0 < v -> 0 < c ->
+  1 + ln v <= (v + e^2) / c + ln c.
+Proof.
+  intros v_pos c_pos.
+  assert (low : 1 + (v / c - 1) >= 1 + ln (v / c)).
+  { assert (0 < v / c) by (apply Rdiv_lt_0_compat; lra).
+    assert (1 + ln (v / c) <= exp (ln (v / c))) by apply exp_ineq1_le. rewrite exp_ln in *; lra. }
+  rewrite ln_div in low by lra. assert (0 <= e^2 / c).
+  { apply Rmult_le_pos; [apply pow2_ge_0|]. left. now apply Rinv_0_lt_compat. }
+  replace ((v + e^2) / c) with (v / c + e^2 / c) by (field; lra). lra.
+Qed.
+
+(** ** Tweedie's formula for priors on finitely many points, on the line *)
+
+Lemma ln_derive (f : R -> R) y l c :
+  0 < f y -> is_derive f y l -> is_derive (fun u => ln (f u) - c) y (l / f y).
+Proof.
+  intros pos derive. assert (ex_derive f y) by (eexists; exact derive).
+  auto_derive; [auto|]. rewrite (is_derive_unique _ _ _ derive : Derive (fun u => f u) y = l). field. lra.
+Qed.
+
+Section Tweedie.
+Variables (k : nat) (p bx : nat -> R) (d : R).
+Hypotheses (some : (0 < k)%nat) (p_pos : forall i, 0 < p i) (d_pos : 0 < d).
+
+Definition weight i y := p i * exp (- (y - bx i)^2 / (2 * d^2)).
+Definition density y := sum k (fun i => weight i y) / sqrt (2 * PI * d^2).
+Definition posterior (f : nat -> R) y := sum k (fun i => weight i y * f i) / sum k (fun i => weight i y).
+
+Lemma weight_pos i y : 0 < weight i y.
+Proof. apply Rmult_lt_0_compat; [apply p_pos|apply exp_pos]. Qed.
+
+Lemma evidence_pos y : 0 < sum k (fun i => weight i y).
+Proof.
+  apply Rlt_le_trans with (weight 0%nat y); [apply weight_pos|].
+  apply (sum_pos k (fun i => weight i y)); auto. intros. left. apply weight_pos.
+Qed.
+
+Lemma weight_derive i y : is_derive (weight i) y (weight i y * ((bx i - y) / d^2)).
+Proof.
+  unfold weight. auto_derive; [trivial|].
+  replace (- ((y + - bx i) * ((y + - bx i) * 1)) * / (2 * (d * (d * 1))))
+    with (- (y - bx i)^2 / (2 * d^2)) by (field; lra). field. lra.
+Qed.
+
+Lemma sum_derive m (f g : nat -> R -> R) y : (forall i, is_derive (f i) y (g i y)) ->
+  is_derive (fun u => sum m (fun i => f i u)) y (sum m (fun i => g i y)).
+Proof.
+  intro each. induction m as [|m IH]; simpl.
+  { apply (is_derive_const (0 : R) y). }
+  apply (is_derive_plus (fun u => sum m (fun i => f i u)) (f m)); auto.
+Qed.
+
+Lemma moment_derive (f : nat -> R) y : is_derive (fun u => sum k (fun i => weight i u * f i)) y
+  ((sum k (fun i => weight i y * (bx i * f i)) - y * sum k (fun i => weight i y * f i)) / d^2).
+Proof.
+  replace ((_ - _) / _) with (sum k (fun i => weight i y * ((bx i - y) / d^2) * f i)).
+  - apply (sum_derive k (fun i u => weight i u * f i) (fun i u => weight i u * ((bx i - u) / d^2) * f i)).
+    intro i. apply (is_derive_ext (fun u => f i * weight i u)); [intro; apply Rmult_comm|].
+    replace (weight i y * ((bx i - y) / d^2) * f i) with (f i * (weight i y * ((bx i - y) / d^2))) by ring.
+    apply is_derive_scal, weight_derive.
+  - rewrite <- sum_scale, <- sum_minus. unfold Rdiv. rewrite Rmult_comm, <- sum_scale.
+    apply sum_ext. intros. ring.
+Qed.
+
+Lemma evidence_derive y : is_derive (fun u => sum k (fun i => weight i u)) y
+  ((sum k (fun i => weight i y * bx i) - y * sum k (fun i => weight i y)) / d^2).
+Proof.
+  apply (is_derive_ext (fun u => sum k (fun i => weight i u * 1))).
+  { intro u. apply sum_ext. intros. ring. }
+  replace (sum k (fun i => weight i y * bx i)) with (sum k (fun i => weight i y * (bx i * 1)))
+    by (apply sum_ext; intros; ring).
+  replace (sum k (fun i => weight i y)) with (sum k (fun i => weight i y * 1))
+    by (apply sum_ext; intros; ring). apply moment_derive.
+Qed.
+
+(** [lem-tw-y] The posterior mean of the signal is the datum plus [d^2] times the score of the data. *)
+Theorem tw_y_score y : is_derive (fun u => ln (density u)) y ((posterior bx y - y) / d^2).
+Proof.
+  assert (root : 0 < sqrt (2 * PI * d^2)).
+  { apply sqrt_lt_R0. pose proof PI_RGT_0. apply Rmult_lt_0_compat; [lra|nra]. }
+  apply (is_derive_ext (fun u => ln (sum k (fun i => weight i u)) - ln (sqrt (2 * PI * d^2)))).
+  { intro u. unfold density. rewrite ln_div; auto using evidence_pos. }
+  pose proof (evidence_pos y) as pos.
+  replace ((posterior bx y - y) / d^2) with
+    ((sum k (fun i => weight i y * bx i) - y * sum k (fun i => weight i y)) / d^2 / sum k (fun i => weight i y))
+    by (unfold posterior; field; lra).
+  apply ln_derive; auto. apply evidence_derive.
+Qed.
+
+(** [prop-tw-covariance] The derivative of the posterior mean is the posterior variance, divided by [d^2]. *)
+Theorem tw_covariance_slope y : is_derive (posterior bx) y
+  ((posterior (fun i => bx i * bx i) y - posterior bx y * posterior bx y) / d^2).
+Proof.
+  pose proof (evidence_pos y) as pos.
+  replace (posterior (fun i => bx i * bx i) y - posterior bx y * posterior bx y) with
+    (d^2 * (((sum k (fun i => weight i y * (bx i * bx i)) - y * sum k (fun i => weight i y * bx i)) / d^2 *
+      sum k (fun i => weight i y) - sum k (fun i => weight i y * bx i) *
+      ((sum k (fun i => weight i y * bx i) - y * sum k (fun i => weight i y)) / d^2)) /
+      (sum k (fun i => weight i y))^2)) by (unfold posterior; field; lra).
+  match goal with |- is_derive _ _ (_ * ?slope / _) => replace (d^2 * slope / d^2) with slope by (field; lra) end.
+  apply (is_derive_div (fun u => sum k (fun i => weight i u * bx i)) (fun u => sum k (fun i => weight i u)));
+    auto using moment_derive, evidence_derive. lra.
+Qed.
+
+(** [prop-tw-covariance] This variance is not negative. *)
+Theorem tw_covariance_nonneg y :
+  posterior bx y * posterior bx y <= posterior (fun i => bx i * bx i) y.
+Proof.
+  pose proof (evidence_pos y) as pos. unfold posterior. set (ev := sum k (fun i => weight i y)) in *.
+  set (m := sum k (fun i => weight i y * bx i) / ev).
+  assert (square : 0 <= sum k (fun i => weight i y * (bx i - m)^2)).
+  { apply sum_nonneg. intros i _. apply Rmult_le_pos; [left; apply weight_pos|apply pow2_ge_0]. }
+  replace (sum k (fun i => weight i y * (bx i - m)^2))
+    with (sum k (fun i => weight i y * (bx i * bx i)) - m * m * ev) in square.
+  - apply Rmult_le_reg_r with ev; [lra|].
+    replace (sum k (fun i => weight i y * (bx i * bx i)) / ev * ev)
+      with (sum k (fun i => weight i y * (bx i * bx i))) by (field; lra). lra.
+  - transitivity (sum k (fun i => 1 * (weight i y * (bx i * bx i)) +
+      m * (- 2 * (weight i y * bx i) + m * weight i y))).
+    + rewrite sum_linear, sum_linear. fold ev.
+      replace (sum k (fun i => weight i y * bx i)) with (m * ev) by (unfold m; field; lra). ring.
+    + apply sum_ext. intros. ring.
+Qed.
+End Tweedie.
+
+(** [prop-tw-general] The formula for a Gaussian prior of variance [s^2] and noise of variance [g]: its evidence is
+    Gaussian with the variance [b^2 s^2 + g], and the posterior mean of [b x] is in closed form. *)
+Theorem tw_general_gaussian b s g y : 0 < s -> 0 < g ->
+  b^2 * s^2 / (b^2 * s^2 + g) * y = y + g * (- y / (b^2 * s^2 + g)).
+Proof. intros s_pos g_pos. field. assert (0 <= b^2 * s^2) by nra. lra. Qed.
+
+(** [prop-tw-euler] For a Gaussian prior the MAP estimate is an implicit step of length [d^2], the score of the prior
+    taken at its end. *)
+Theorem tw_euler_gaussian h d s z : 0 < h -> 0 < d -> 0 < s ->
+  let x := z / (h + d^2 / s^2) in x = z / h + d^2 / h * (- x / s^2).
+Proof.
+  intros h_pos d_pos s_pos x. unfold x.
+  assert (0 < d^2) by nra. assert (0 < s^2) by nra. assert (0 < h * s^2) by nra. field. lra.
+Qed.
+
+(** ** Monotone maps *)
+
+Section Monotone.
+Variable n : nat.
+Implicit Types a b x z : vector.
+
+(** [prop-pe-conjugate] Part 2 for the MAP estimates: minimizers of [j - z] and [j - z'] are ordered like the data. *)
+Theorem pe_conjugate_monotone (j : vector -> R) x x' z z' :
+  (forall a, j x - dot n z x <= j a - dot n z a) ->
+  (forall a, j x' - dot n z' x' <= j a - dot n z' a) -> 0 <= dot n (z - z')%V (x - x')%V.
+Proof.
+  intros low low'. specialize (low x'). specialize (low' x).
+  rewrite dot_minus, !dot_minus_r. lra.
+Qed.
+
+(** [prop-pe-conjugate] Part 3 for the posterior mean: a strictly monotone map is injective. *)
+Theorem pe_conjugate_injective (f : vector -> vector) :
+  (forall a b, ~ equal n a b -> 0 < dot n (f a - f b)%V (a - b)%V) ->
+  forall a b, equal n (f a) (f b) -> equal n a b.
+Proof.
+  intros monotone a b same. destruct (equal_or_not n a b) as [|differ]; auto. specialize (monotone a b differ).
+  rewrite dot_minus, (dot_equal n _ _ (a - b)%V same) in monotone. lra.
+Qed.
+
+(** [thm-pe-jump] Two MAP estimates for one datum: a value [v] is at least half their distance away from one of them. *)
+Theorem pe_jump_half v x x' : / 2 * norm n (x - x')%V <= Rmax (norm n (v - x)%V) (norm n (v - x')%V).
+Proof.
+  pose proof (norm_triangle n x v x') as far. rewrite (norm_swap n x v) in far.
+  unfold Rmax. destruct (Rle_dec _ _); lra.
+Qed.
+
+(** [cor-dv-map] From strong monotonicity: the inverse has the Lipschitz constant [1 / c]. *)
+Theorem dv_map_inverse (f : vector -> vector) c a b : 0 < c ->
+  c * dot n (a - b)%V (a - b)%V <= dot n (f a - f b)%V (a - b)%V ->
+  norm n (a - b)%V <= norm n (f a - f b)%V / c.
+Proof.
+  intros c_pos strong. rewrite <- norm_square in strong.
+  pose proof (cauchy n (f a - f b)%V (a - b)%V) as below.
+  pose proof (norm_nonneg n (a - b)%V). pose proof (norm_nonneg n (f a - f b)%V).
+  apply Rmult_le_reg_r with c; [lra|].
+  replace (norm n (f a - f b)%V / c * c) with (norm n (f a - f b)%V) by (field; lra).
+  destruct (Rle_lt_or_eq_dec 0 (norm n (a - b)%V)) as [|zero]; auto; [nra|rewrite <- zero; lra].
+Qed.
+
+(** [prop-pe-map] Part 3: two solutions of the normal equation for one datum agree. *)
+Theorem pe_map_unique (f : vector -> vector) c a b : 0 < c ->
+  c * dot n (a - b)%V (a - b)%V <= dot n (f a - f b)%V (a - b)%V ->
+  equal n (f a) (f b) -> equal n a b.
+Proof.
+  intros c_pos strong same. apply norm_zero.
+  pose proof (dv_map_inverse f c a b c_pos strong) as bound.
+  replace (norm n (f a - f b)%V) with 0 in bound; [lra|].
+  symmetry. unfold norm. rewrite dot_minus, (dot_equal n _ _ _ same), Rminus_diag_eq; auto. apply sqrt_0.
+Qed.
+
+(** [prop-dv-bound] Part 1: [f x - z] is the gradient of the MAP objective, which is zero at [best]. *)
+Theorem dv_bound_gradient (f : vector -> vector) c x best z : 0 < c ->
+  (forall a b, c * dot n (a - b)%V (a - b)%V <= dot n (f a - f b)%V (a - b)%V) ->
+  equal n (f best) z -> norm n (x - best)%V <= norm n (f x - z)%V / c.
+Proof.
+  intros c_pos strong solves.
+  replace (norm n (f x - z)%V) with (norm n (f x - f best)%V); [now apply dv_map_inverse|].
+  apply norm_equal. intros i small. unfold minus. now rewrite solves.
+Qed.
+
+(** [prop-ch-levels] Part 3: the curvature bound of a mixture of the operator and the trained map. *)
+Theorem ch_levels_curvature H (f : vector -> vector) low c r a b : 0 <= r <= 1 ->
+  low * dot n (a - b)%V (a - b)%V <= dot n (apply n H (a - b)%V) (a - b)%V ->
+  c * dot n (a - b)%V (a - b)%V <= dot n (f a - f b)%V (a - b)%V ->
+  let mixed x := ((1 - r) * apply n H x + r * f x)%V in
+  ((1 - r) * low + r * c) * dot n (a - b)%V (a - b)%V <= dot n (mixed a - mixed b)%V (a - b)%V.
+Proof.
+  intros inside one two mixed. unfold mixed.
+  rewrite (dot_equal n _ _ _ (apply_minus n H a b)) in one.
+  rewrite (dot_minus n (_ + _)%V), !dot_plus, !dot_scale.
+  rewrite (dot_minus n (apply n H a)) in one. rewrite (dot_minus n (f a)) in two. nra.
+Qed.
+End Monotone.
+
+(** ** Mixtures with a common covariance *)
+
+(** [prop-sg-certificate] Part 1 for two components: [B] is symmetric and positive semidefinite, the noise level times
+    [g] is [B e], and [r] is the probability of the second component. *)
+Theorem sg_certificate_two n B e v r d : symmetric B ->
+  (forall x, 0 <= dot n x (apply n B x)) -> d^2 = dot n e (apply n B e) -> 0 <= r <= 1 ->
+  (1 - / 4 * d^2) * dot n v (apply n B v) <=
+  dot n v (apply n B v) - r * (1 - r) * (dot n v (apply n B e))^2.
+Proof.
+  intros sym pos size inside.
+  assert (schwarz : dot n v (apply n B e) * dot n v (apply n B e) <=
+    dot n v (apply n B v) * dot n e (apply n B e)).
+  { apply (cauchy_form (fun x y => dot n x (apply n B y))); auto using apply_sym.
+    - intros. apply dot_minus.
+    - intros. apply dot_scale. }
+  rewrite <- size in schwarz. pose proof (pos v).
+  pose proof (pow2_ge_0 (r - / 2)). assert (0 <= r * (1 - r) <= / 4) by nra.
+  assert (0 <= dot n v (apply n B e) * dot n v (apply n B e)) by nra.
+  assert (0 <= d^2) by nra. nra.
+Qed.
