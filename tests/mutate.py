@@ -6,6 +6,7 @@ Usage::
     python tests/mutate.py checks.divergence ...  the functions of some modules
     python tests/mutate.py --again                what is new or has changed since
     python tests/mutate.py --missed               where a fault was not caught
+    python tests/mutate.py --tolerances           no faults: only how wide the tolerances of the checks are
     python tests/mutate.py --minutes 5            stop after five minutes; --again goes on from there
 
 The faults (see `faults`) are planted in `invlib`, and in the functions of the package `checks` that a check runs. The
@@ -27,6 +28,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import os
 import random
 import select
@@ -47,14 +49,16 @@ import torch  # noqa: E402
 from execute import KERNEL_ENVIRONMENT  # noqa: E402
 from faults import Fault, faults_of, functions  # noqa: E402
 from mutation_table import RESULTS, source_hash, stored  # noqa: E402
+from tolerances import measure, tolerances_of  # noqa: E402
 
+TOLERANCES = RESULTS.with_name("tolerances.json")
 RUNS = ROOT / "_build" / "mutation.json"  # which functions each test runs, kept for --again
 FOLDERS = {str(ROOT / "invlib"): "invlib", str(ROOT / "book" / "checks"): "checks"}
 
 SHARED = ("checks.tools", "checks.minimizers")
 
-SLOWEST = 8.0  # seconds: a test of the library that takes longer guards nothing here
-BUDGET = 8.0  # seconds of guards for a fault; at least one runs
+SLOWEST = 4.0  # seconds: a test of the library that takes longer guards nothing here
+BUDGET = {True: 15.0, False: 4.0}  # seconds of guards for a fault in a chapter's checks, and for any other
 MOST = 2
 
 Item = pytest.Item
@@ -65,7 +69,7 @@ REPORTS: list[pytest.TestReport] = []  # of the test that runs now
 # Processes
 
 
-def in_a_fork(work: Callable[[Callable[[object], None]], None], limit: Callable[[int], float]) -> Iterator[object]:
+def in_a_fork(work: Callable[[Callable[[object], object]], None], limit: Callable[[int], float]) -> Iterator[object]:
     """Run in a process of its own, and yield what it says; "late" if the n-th word takes longer than `limit(n)`."""
     inside, outside = os.pipe()
     child = os.fork()
@@ -74,20 +78,23 @@ def in_a_fork(work: Callable[[Callable[[object], None]], None], limit: Callable[
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
         with contextlib.suppress(BaseException):
-            work(lambda word: os.write(outside, (json.dumps(word) + "\n").encode()) and None)
+            work(lambda word: os.write(outside, f"{json.dumps(word)}\n".encode()))
         os._exit(0)
     os.close(outside)
+    count, heard = 0, b""
     try:
-        with os.fdopen(inside) as answers:
-            for count in range(10**6):
-                if not select.select([answers], [], [], limit(count))[0]:
-                    yield "late"
-                    return
-                line = answers.readline()
-                if not line:
-                    return
-                yield json.loads(line)
+        while True:
+            if not select.select([inside], [], [], limit(count))[0]:
+                yield "late"
+                return
+            piece = os.read(inside, 1 << 16)
+            if not piece:
+                return
+            *lines, heard = (heard + piece).split(b"\n")
+            count += len(lines)
+            yield from map(json.loads, lines)
     finally:
+        os.close(inside)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
 
@@ -128,7 +135,7 @@ def functions_run(call: Callable[[], object]) -> set[str]:
 def watched(item: Item) -> Row:
     """Run a test in a fork; return its outcome, its seconds, and the functions that it runs."""
 
-    def work(say: Callable[[object], None]) -> None:
+    def work(say: Callable[[object], object]) -> None:
         start, outcome = time.perf_counter(), []
         names = functions_run(lambda: outcome.append(outcome_of(item, None)))
         say([outcome[0], round(time.perf_counter() - start, 2), sorted(names)])
@@ -174,9 +181,10 @@ def guards_of(function: str, runs: dict[str, Row]) -> list[str]:
         found = [name for name in found if f"test_it_holds[{own}." in name or "test_formulas.py" in name]
     else:
         found = [name for name in found if runs[name]["seconds"] < SLOWEST]
-    order = sorted(found, key=lambda name: (f"_{own}.py" not in name, runs[name]["seconds"]))
+    order = sorted(found, key=lambda name: (".control_" in name, f"_{own}.py" not in name, runs[name]["seconds"]))
+    most = BUDGET[is_chapter(module)]
     until = itertools.accumulate(runs[name]["seconds"] for name in order)
-    return [name for number, (name, end) in enumerate(zip(order, until, strict=True)) if end < BUDGET or not number]
+    return [name for number, (name, end) in enumerate(zip(order, until, strict=True)) if end < most or not number]
 
 
 def verdicts(fault: Fault, guards: list[Item], seconds: list[float], every: bool) -> list[str]:
@@ -184,7 +192,7 @@ def verdicts(fault: Fault, guards: list[Item], seconds: list[float], every: bool
     caught: list[str] = []
     while guards:
 
-        def work(say: Callable[[object], None], guards: list[Item] = guards) -> None:
+        def work(say: Callable[[object], object], guards: list[Item] = guards) -> None:
             fault.plant()
             say("planted")
             for item, next_item in zip(guards, [*guards[1:], None], strict=True):
@@ -204,6 +212,26 @@ def verdicts(fault: Fault, guards: list[Item], seconds: list[float], every: bool
             break
         guards, seconds = guards[len(words) :], seconds[len(words) :]
     return caught
+
+
+# Tolerances
+
+
+def measure_tolerances(runs: dict[str, Row], items: dict[str, Item], until: float) -> None:
+    """Store the least slack of each tolerance that the checks and controls meet."""
+    known, least = set(functions()), dict[tuple[str, str], float]()
+    for name in (name for name in items if "test_it_holds[" in name and time.monotonic() < until):
+        run = [function for function in runs[name]["functions"] if function in known and tolerances_of(function)]
+
+        def work(say: Callable[[object], object], run: list[str] = run, item: Item = items[name]) -> None:
+            say(measure(run, lambda: outcome_of(item, None)))
+
+        for found in in_a_fork(work, lambda _: 150.0) if run else ():
+            for function, line, slack in found if found != "late" else ():
+                least[function, line] = min(least.get((function, line), slack), slack)
+    rows = [[*key, None if least[key] == math.inf else float(f"{least[key]:.3g}")] for key in sorted(least)]
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    TOLERANCES.write_text(f'{{"tolerances": [\n{lines}\n]}}\n', encoding="utf-8", newline="\n")
 
 
 # All of it
@@ -232,6 +260,8 @@ class Mutation:
         for name in (name for name, run in runs.items() if run["outcome"] in ("failed", "late")):
             print(f"fails in a process of its own, and guards nothing here: {name}")
         items = {item.nodeid: item for item in session.items}
+        if self.which in ("all", "tolerances") and not self.modules:
+            measure_tolerances(runs, items, self.until)
         examined = {name: entry for name, entry in stored().items() if name in set(functions())}
         for function in self.wanted(examined):
             if time.monotonic() > self.until:
@@ -262,7 +292,7 @@ class Mutation:
         names = [name for name in functions() if not self.modules or name.partition(":")[0] in self.modules]
         fresh = {name for name in names if is_current(name, examined.get(name), self.most)}
         missed = {name for name in fresh if not all(row["caught"] for row in examined[name]["faults"])}
-        wanted = {"all": set(names), "again": set(names) - fresh, "missed": missed}[self.which]
+        wanted = {"all": set(names), "again": set(names) - fresh, "missed": missed, "tolerances": set()}[self.which]
         return [name for name in names if name in wanted]
 
     def examine(self, function: str, runs: dict[str, Row], items: dict[str, Item]) -> Row | None:
@@ -305,7 +335,11 @@ def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="such as checks.divergence; default: all")
-    for which, text in (("again", "only what is new or changed"), ("missed", "only where a fault was not caught")):
+    for which, text in (
+        ("again", "only what is new or changed"),
+        ("missed", "only where a fault was not caught"),
+        ("tolerances", "no faults, only tolerances"),
+    ):
         parser.add_argument(f"--{which}", dest="which", action="store_const", const=which, default="all", help=text)
     parser.add_argument("--minutes", type=float, default=600.0, help="stop after this time")
     parser.add_argument("--most", type=int, default=MOST, help=f"faults for each function ({MOST})")

@@ -1,11 +1,14 @@
 """Formulas in the checks of which a check asserts an inequality at most: here each is compared with another way."""
 
+import pytest
 import torch
-from checks import ablations, choosing, divergence, error_bars, signals
-from checks.tools import seeded
+from checks import ablations, choosing, divergence, error_bars, inside_invlib, signals
+from checks.tools import quadrature, random_problem, seeded
 
 import invlib
 from invlib import LinearProblem, testproblems
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch, of itself: forward mode
 
 PRIOR = testproblems.two_bumps((0.8, 0.5))
 STRENGTH = 0.6
@@ -65,3 +68,28 @@ def test_the_loss_of_a_steep_flow_counts_its_misfit():
     expected = (misfit - ablations.NOISE_STD**2 * divergence_).mean()
     assert misfit.min() > 1e-5
     assert abs(float(expected) - flow.mean_loss(x)) < 1e-7
+
+
+def test_the_posterior_mean_on_the_line_is_an_average_over_the_posterior():
+    prior, problem = error_bars.line()
+    x = torch.linspace(-8, 8, 4001, dtype=torch.float64)[:, None]
+    z = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
+    h, noise2 = problem.normal_operator, problem.noise_std**2
+    weight = torch.softmax(prior.log_prob(x) + (x @ z.mT - 0.5 * h * x.square()).mT / noise2, -1)
+    assert gap(error_bars.pm_line(z), weight @ x) < 1e-10
+
+
+def test_the_average_bound_has_the_excess_loss_in_it():
+    """Half the mean square distance to phi*, which is 0.2 sin(x)."""
+    problem = random_problem(2, 2, seeded(1), noise_std=0.5)
+    x, w = quadrature(PRIOR, 12.0, 0.2)
+    phi = divergence.optimal_map(problem, PRIOR, 0.5, x) + 0.2 * torch.sin(x)
+    miss = (x - invlib.map_estimate(problem, PRIOR, phi)).square().sum(-1) @ w
+    excess = 0.5 * (0.2 * torch.sin(x)).square().sum(-1) @ w
+    assert abs(divergence.average_bound(problem, PRIOR, 0.7) / float(miss * 0.7**2 / (2 * excess)) - 1) < 1e-9
+
+
+def test_the_floor_of_the_last_residual():
+    nothing = dict.fromkeys(inside_invlib.Stopped._fields, 0.0)
+    stopped = inside_invlib.Stopped(**nothing | {"limit": 0.5, "gamma": 2.0})
+    assert stopped.floor == 3 * 3 * 2.0  # (1 + L) / (1 - L) = 3

@@ -27,7 +27,6 @@ SNIPPETS = {
     "transpose": ("A.mT", "A"),
     "estimator": ("invlib.posterior_mean(p)", "invlib.map_estimate(p)"),
     "assumption": ("x.clamp(0, 1)", "x"),
-    "tolerance": ("f(1e-06)", "f(1e-05)"),
     "recursion": ("[f(k) for k in range(n)]", "[f(k) for k in range(n - 1)]"),
 }
 

@@ -13,10 +13,11 @@ import math
 from collections.abc import Callable
 
 import torch
-from faults import LOOSE, compiled, located
+from faults import compiled, located
 from mutation_table import definitions, source_file
 
 NAME = "note_slack"
+LOOSE = 1e-3  # a number up to this one, positive, is a tolerance
 
 
 def is_tolerance(node: ast.AST) -> bool:
