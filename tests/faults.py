@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 import importlib
 import inspect
 import sys
@@ -270,15 +271,17 @@ def makes_inputs(function: str) -> bool:
     return builds and not any(kind in ast.unparse(a.annotation) for a in arguments for kind in TAKEN if a.annotation)
 
 
-def faults_of(function: str) -> list[Fault]:
+@functools.cache
+def faults_of(function: str) -> tuple[Fault, ...]:
     """Return all faults that can be planted in a function."""
     if makes_inputs(function) or function.partition(":")[2].startswith("control_"):
-        return []
+        return ()
     module, name = function.split(":")
     plants = planter(function)
     plants.visit(copy.deepcopy(definitions(module)[name]))
     lines = source_file(module).read_text(encoding="utf-8").split("\n")
-    return [Fault(function, i, kind, lines[n - 1].strip(), text) for i, (kind, n, text) in enumerate(plants.found)]
+    found = enumerate(plants.found)
+    return tuple(Fault(function, i, kind, lines[n - 1].strip(), change) for i, (kind, n, change) in found)
 
 
 def modules() -> list[str]:

@@ -12,14 +12,14 @@ Usage::
 The faults (see `faults`) are planted in `invlib`, and in the functions of the package `checks` that a check runs. The
 guards of a function are those tests of the library and of formulas, and those checks and controls, each a test of
 `test_checks.py`, that run it. A fault in a chapter's checks meets all the checks and controls of that chapter that run
-the function; any other fault meets its guards one after the other, those of its own module and quick ones first, until
-one catches it. A fault is caught if a guard fails or does not come to an end.
+the function; any other fault meets its guards one after the other, quick ones first, until one catches it. A fault is
+caught if a guard fails or does not come to an end.
 
 Each fault lives in a process of its own: a fork of one that has imported everything, in which the code of one function
 is replaced. Of each function at most `--most` faults are planted, chosen at random, always the same ones.
 
 The result, `book/state/mutation.json`, is shown by the page *State of the book*. A row holds the hash of the function
-that was examined, so that a later change is known.
+that was examined, so that a later change is known. The command fails if too few faults are caught.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from execute import KERNEL_ENVIRONMENT  # noqa: E402
 from faults import Fault, faults_of, functions  # noqa: E402
-from mutation_table import RESULTS, source_hash, stored  # noqa: E402
+from mutation_table import LEAST_PERCENT, RESULTS, faults, score_of, source_hash, stored  # noqa: E402
 from tolerances import measure, tolerances_of  # noqa: E402
 
 TOLERANCES = RESULTS.with_name("tolerances.json")
@@ -167,22 +167,22 @@ def short_name(test: str) -> str:
     return f"{Path(file).name}::{name}"
 
 
-def is_chapter(module: str) -> bool:
-    """Whether a module holds the checks of a chapter."""
+def is_chapter(function: str) -> bool:
+    """Whether a function belongs to the checks of a chapter."""
+    module = function.partition(":")[0]
     return module.startswith("checks.") and module not in SHARED
 
 
-def guards_of(function: str, runs: dict[str, Row]) -> list[str]:
-    """Return the tests that guard a function, in the order in which they are to run."""
-    module = function.partition(":")[0]
-    own = module.partition(".")[2]
+def guards_of(function: str, runs: dict[str, Row], longer: float = 1.0) -> list[str]:
+    """Return the tests that guard a function, in the order in which they are to run, as far as there is time."""
+    own = function.partition(":")[0].partition(".")[2]
     found = [name for name, run in runs.items() if function in run["functions"] and run["outcome"] == "passed"]
-    if is_chapter(module):
+    if is_chapter(function):
         found = [name for name in found if f"test_it_holds[{own}." in name or "test_formulas.py" in name]
     else:
         found = [name for name in found if runs[name]["seconds"] < SLOWEST]
-    order = sorted(found, key=lambda name: (".control_" in name, f"_{own}.py" not in name, runs[name]["seconds"]))
-    most = BUDGET[is_chapter(module)]
+    order = sorted(found, key=lambda name: (".control_" in name, runs[name]["seconds"]))
+    most = longer * BUDGET[is_chapter(function)]
     until = itertools.accumulate(runs[name]["seconds"] for name in order)
     return [name for number, (name, end) in enumerate(zip(order, until, strict=True)) if end < most or not number]
 
@@ -239,7 +239,7 @@ def measure_tolerances(runs: dict[str, Row], items: dict[str, Item], until: floa
 
 def chosen_faults(function: str, most: int) -> list[Fault]:
     """Return at most so many faults of a function: always the same ones, and more of them for a larger number."""
-    faults = faults_of(function)
+    faults = list(faults_of(function))
     random.Random(function).shuffle(faults)
     return faults[:most]
 
@@ -260,58 +260,54 @@ class Mutation:
         for name in (name for name, run in runs.items() if run["outcome"] in ("failed", "late")):
             print(f"fails in a process of its own, and guards nothing here: {name}")
         items = {item.nodeid: item for item in session.items}
+        runs = {name: run for name, run in runs.items() if name in items}
         if self.which in ("all", "tolerances") and not self.modules:
             measure_tolerances(runs, items, self.until)
-        examined = {name: entry for name, entry in stored().items() if name in set(functions())}
-        for function in self.wanted(examined):
+        plans = self.plans(runs)
+        examined = {name: entry for name, entry in stored().items() if name in plans}
+        for function in self.wanted(plans, examined):
             if time.monotonic() > self.until:
                 print("out of time; --again goes on")
                 break
-            entry = self.examine(function, {name: run for name, run in runs.items() if name in items}, items)
-            if entry is None:
-                examined.pop(function, None)
-                continue
+            entry = self.examine(function, plans[function], runs, items)
             examined[function] = entry
             missed = [row["change"] for row in entry["faults"] if not row["caught"]]
-            print(
-                f"{function}: {len(entry['faults']) - len(missed)} of {len(entry['faults'])}",
-                *missed,
-                sep="\n    ",
-                flush=True,
-            )
-            save(examined, self.most)
-        save(examined, self.most)
+            caught = f"{len(entry['faults']) - len(missed)} of {len(entry['faults'])}"
+            print(f"{function}: {caught}", *missed, sep="\n    ", flush=True)
+            save(examined, len(plans))
+        save(examined, len(plans))
         return True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take notice of what a test says, in a fork."""
         REPORTS.append(report)
 
-    def wanted(self, examined: dict[str, Row]) -> list[str]:
+    def plans(self, runs: dict[str, Row]) -> dict[str, list[str]]:
+        """Return the guards of each function that can have a fault; in a chapter, only if a check runs it."""
+        longer = 5 if self.which == "missed" else 1
+        found = {name: guards_of(name, runs, longer) for name in functions() if faults_of(name)}
+        controls = {name for name, guards in found.items() if all(".control_" in guard for guard in guards)}
+        return {name: guards for name, guards in found.items() if not (is_chapter(name) and name in controls)}
+
+    def wanted(self, plans: dict[str, list[str]], examined: dict[str, Row]) -> list[str]:
         """Return the functions to examine."""
-        names = [name for name in functions() if not self.modules or name.partition(":")[0] in self.modules]
+        names = [name for name in plans if not self.modules or name.partition(":")[0] in self.modules]
         fresh = {name for name in names if is_current(name, examined.get(name), self.most)}
         missed = {name for name in fresh if not all(row["caught"] for row in examined[name]["faults"])}
         wanted = {"all": set(names), "again": set(names) - fresh, "missed": missed, "tolerances": set()}[self.which]
         return [name for name in names if name in wanted]
 
-    def examine(self, function: str, runs: dict[str, Row], items: dict[str, Item]) -> Row | None:
-        """Plant the chosen faults of a function; None if there is nothing to plant, or only controls run it."""
-        faults = chosen_faults(function, self.most)
-        guards = guards_of(function, runs)
-        every = is_chapter(function.partition(":")[0])
-        checked = any(".check_" in name or "test_checks.py" not in name for name in guards)
-        if not faults or (every and not checked):
-            return None
+    def examine(self, function: str, guards: list[str], runs: dict[str, Row], items: dict[str, Item]) -> Row:
+        """Plant the chosen faults of a function."""
+        every = is_chapter(function)
         seconds = [runs[name]["seconds"] for name in guards]
-        start, rows = time.perf_counter(), []
-        for fault in faults:
+        rows = []
+        for fault in chosen_faults(function, self.most):
             caught = verdicts(fault, [items[name] for name in guards], seconds, every)
             rows.append({"kind": fault.kind, "line": fault.line, "change": fault.change, "caught": caught})
         return {
             "source": source_hash(function),
             "guards": [short_name(name) for name in guards] if every else len(guards),
-            "seconds": round(time.perf_counter() - start, 1),
             "faults": rows,
         }
 
@@ -323,12 +319,13 @@ def is_current(function: str, entry: Row | None, most: int) -> bool:
     return [row["change"] for row in entry["faults"]] == [fault.change for fault in chosen_faults(function, most)]
 
 
-def save(examined: dict[str, Row], most: int) -> None:
-    """Store the results, a function a line."""
+def save(examined: dict[str, Row], possible: int) -> None:
+    """Store the results, a function a line, and the number of functions that a whole run examines."""
     lines = [f"{json.dumps(name)}: {json.dumps(examined[name], ensure_ascii=False)}" for name in sorted(examined)]
     body = ",\n".join(lines)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(f'{{"most": {most}, "functions": {{\n{body}\n}}}}\n', encoding="utf-8", newline="\n")
+    text = f'{{"possible": {possible}, "functions": {{\n{body}\n}}}}\n'
+    RESULTS.write_text(text, encoding="utf-8", newline="\n")
 
 
 def main() -> int:
@@ -349,7 +346,10 @@ def main() -> int:
     names = ("test_checks.py", "test_formulas.py", "test_invlib_*.py")
     files = [str(path) for name in names for path in sorted((ROOT / "tests").glob(name))]
     settings = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:randomly", f"--rootdir={ROOT}"]
-    return 0 if pytest.main([*settings, *files], plugins=[plugin]) in (0, 5) else 1
+    code = pytest.main([*settings, *files], plugins=[plugin])
+    score = score_of(faults())
+    print(f"{score.caught} of {score.planted - score.explained} faults caught, {score.percent:.1f} per cent")
+    return 0 if code in (0, 5) and score.percent >= LEAST_PERCENT else 1
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Formulas in the checks of which a check asserts an inequality at most: here each is compared with another way."""
 
+import math
+
 import pytest
 import torch
-from checks import ablations, choosing, divergence, error_bars, inside_invlib, signals
+from checks import ablations, choosing, divergence, error_bars, inside_invlib, learned_grids, signals
 from checks.tools import quadrature, random_problem, seeded
 
 import invlib
@@ -93,3 +95,12 @@ def test_the_floor_of_the_last_residual():
     nothing = dict.fromkeys(inside_invlib.Stopped._fields, 0.0)
     stopped = inside_invlib.Stopped(**nothing | {"limit": 0.5, "gamma": 2.0})
     assert stopped.floor == 3 * 3 * 2.0  # (1 + L) / (1 - L) = 3
+
+
+def test_how_far_mode_and_mean_are_apart():
+    case = learned_grids.Geometry(learned_grids.bumps(), 0.2, count=50)
+    exact = (
+        invlib.map_estimate(case.problem, case.prior, case.z),
+        invlib.posterior_mean(case.problem, case.prior, case.z),
+    )
+    assert abs(float(case.apart) - float(torch.dist(*exact)) / math.sqrt(50)) < 1e-12

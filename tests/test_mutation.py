@@ -15,7 +15,6 @@ import mutation_table  # noqa: E402
 import tolerances  # noqa: E402
 from faults import FAULTS, Planter, faults_of, located  # noqa: E402
 
-LEAST_PERCENT = 95  # of the faults that are any
 MOST_EXPLAINED = 0.1  # share of the faults of which somebody says that they are none
 MOST_CHANGED = 0.1  # share of the functions that may have changed since they were examined
 
@@ -145,16 +144,15 @@ def test_what_is_stored_belongs_to_this_code():
 
 def test_the_faults_are_caught():
     score = mutation_table.score_of(mutation_table.faults())
-    assert score.planted > 500
-    assert score.percent >= LEAST_PERCENT
+    assert score.planted > 300
+    assert score.percent >= mutation_table.LEAST_PERCENT
     assert score.explained <= MOST_EXPLAINED * score.planted
 
 
-def test_every_explanation_is_of_a_line_that_is_there():
+def test_every_explanation_is_of_a_fault_that_survived():
     assert mutation_table.idle_explanations() == []
-    for function, line in mutation_table.explanations():
-        source = mutation_table.source_file(function.partition(":")[0]).read_text(encoding="utf-8")
-        assert line in [each.strip() for each in source.splitlines()], f"{function}: {line}"
+    for function, change in mutation_table.explanations():
+        assert change in {fault.change for fault in faults_of(function)}, f"{function}: {change}"
 
 
 def test_a_changed_function_and_an_idle_explanation_are_found(tmp_path):
@@ -167,7 +165,7 @@ def test_a_changed_function_and_an_idle_explanation_are_found(tmp_path):
         results.write_text(json.dumps({"functions": {function: entry}}), encoding="utf-8")
 
     store(mutation_table.source_hash(function))
-    explained.write_text(f"- function: {function}\n  line: x = 1\n  because: so\n", encoding="utf-8")
+    explained.write_text(f"- function: {function}\n  change: a → b\n  because: so\n", encoding="utf-8")
     assert mutation_table.changed(results) == []
     assert mutation_table.idle_explanations(results, explained) == []
     (fault,) = mutation_table.faults(results, explained)
@@ -175,7 +173,7 @@ def test_a_changed_function_and_an_idle_explanation_are_found(tmp_path):
 
     store("0" * 12, caught=["check_a"])
     assert mutation_table.changed(results) == [function]
-    assert mutation_table.idle_explanations(results, explained) == [(function, "x = 1")]
+    assert mutation_table.idle_explanations(results, explained) == [(function, "a → b")]
     assert mutation_table.faults(results, explained)[0].because is None
 
 

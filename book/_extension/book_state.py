@@ -200,9 +200,9 @@ def mutation(_: list[Chapter]) -> list[str]:
     if not planted():
         return NOTHING
     changed = len(mutation_table.changed())
-    examined = len(mutation_table.stored())
+    examined, possible = len(mutation_table.stored()), recorded("mutation.json").get("possible", "all")
     lines = table(("Fault", *SCORES), grouped(lambda fault: fault.kind), 5)
-    lines += [f"{examined} functions were examined; {changed} of them have changed since.", ""]
+    lines += [f"Examined: {examined} of {possible} functions, of which {changed} have changed since.", ""]
     lines += folded("By module", table(("Module", *SCORES), grouped(lambda fault: code(fault.module)), 5))
     missed = [fault for fault in planted() if not fault.caught]
     groups = {
