@@ -284,7 +284,7 @@ class Mutation:
 
     def plans(self, runs: dict[str, Row]) -> dict[str, list[str]]:
         """Return the guards of each function that can have a fault; in a chapter, only if a check runs it."""
-        longer = 5 if self.which == "missed" else 1
+        longer = 2 if self.which == "missed" else 1
         found = {name: guards_of(name, runs, longer) for name in functions() if faults_of(name)}
         controls = {name for name, guards in found.items() if all(".control_" in guard for guard in guards)}
         return {name: guards for name, guards in found.items() if not (is_chapter(name) and name in controls)}
