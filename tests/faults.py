@@ -6,8 +6,7 @@ computation: a statement that holds for every prior holds for another random pri
 - assertions, errors, messages, annotations, defaults, indices, and the arguments of what makes inputs (`INPUTS`);
 - in the checks, a statement that draws random numbers, and a helper that is called `random_...`, takes a `generator`,
   or makes a prior, a problem or a network of numbers alone: it makes inputs;
-- in a check, the numbers that it returns, which are for the text of the page;
-- in the body of a control: it shows that something false fails, and so does something else that is false.
+- in a check or control, the numbers that it returns: they are for the text of the page.
 
 A tolerance that is too large is no fault that a test of the same computation could find: see `tolerances`.
 """
@@ -245,7 +244,7 @@ def compiled(tree: ast.FunctionDef, target: types.FunctionType) -> types.CodeTyp
 def planter(function: str, number: int | None = None) -> Planter:
     """Return a planter with the rules of a function."""
     module, name = function.split(":")
-    return Planter(module.startswith("checks."), name.startswith("check_"), number)
+    return Planter(module.startswith("checks."), name.startswith(("check_", "control_")), number)
 
 
 def located(function: str) -> tuple[types.FunctionType, ast.FunctionDef]:
@@ -262,7 +261,7 @@ def makes_inputs(function: str) -> bool:
     """Whether a function of the checks draws random inputs, or builds priors, problems or networks from numbers."""
     module, name = function.split(":")
     node = definitions(module)[name]
-    if not module.startswith("checks.") or name.startswith("check_"):
+    if not module.startswith("checks.") or name.startswith(("check_", "control_")):
         return False
     arguments = [*node.args.args, *node.args.kwonlyargs]
     if name.startswith("random_") or any(each.arg == "generator" for each in arguments):
@@ -274,7 +273,7 @@ def makes_inputs(function: str) -> bool:
 @functools.cache
 def faults_of(function: str) -> tuple[Fault, ...]:
     """Return all faults that can be planted in a function."""
-    if makes_inputs(function) or function.partition(":")[2].startswith("control_"):
+    if makes_inputs(function):
         return ()
     module, name = function.split(":")
     plants = planter(function)

@@ -9,7 +9,7 @@ Usage::
     python tests/mutate.py --tolerances           no faults: only how wide the tolerances of the checks are
     python tests/mutate.py --minutes 5            stop after five minutes; --again goes on from there
 
-The faults (see `faults`) are planted in `invlib`, and in the functions of the package `checks` that a check runs. The
+The faults (see `faults`) are planted in `invlib`, and in the functions of `checks` that a check or control runs. The
 guards of a function are those tests of the library and of formulas, and those checks and controls, each a test of
 `test_checks.py`, that run it. A fault in a chapter's checks meets all the checks and controls of that chapter that run
 the function; any other fault meets its guards one after the other, quick ones first, until one catches it. A fault is
@@ -283,11 +283,12 @@ class Mutation:
         REPORTS.append(report)
 
     def plans(self, runs: dict[str, Row]) -> dict[str, list[str]]:
-        """Return the guards of each function that can have a fault; in a chapter, only if a check runs it."""
+        """Return the guards of each function that can have a fault; what only controls run comes last."""
         longer = 2 if self.which == "missed" else 1
         found = {name: guards_of(name, runs, longer) for name in functions() if faults_of(name)}
-        controls = {name for name, guards in found.items() if all(".control_" in guard for guard in guards)}
-        return {name: guards for name, guards in found.items() if not (is_chapter(name) and name in controls)}
+        idle = {name for name, guards in found.items() if is_chapter(name) and not guards}
+        last = {name for name, guards in found.items() if guards and all(".control_" in guard for guard in guards)}
+        return {name: found[name] for name in sorted(found.keys() - idle, key=lambda name: (name in last, name))}
 
     def wanted(self, plans: dict[str, list[str]], examined: dict[str, Row]) -> list[str]:
         """Return the functions to examine."""

@@ -188,7 +188,8 @@ def grouped(key: Callable[[Planted], str]) -> list[tuple[object, ...]]:
     """Return a row of scores for each group of faults, and one for all."""
     groups: dict[str, list[Planted]] = defaultdict(list)
     for fault in planted():
-        groups[key(fault)].append(fault)
+        if not fault.is_of_control:
+            groups[key(fault)].append(fault)
     return [*(score_row(name, groups[name]) for name in sorted(groups)), score_row("**all**", planted())]
 
 
@@ -204,7 +205,7 @@ def mutation(_: list[Chapter]) -> list[str]:
     lines = table(("Fault", *SCORES), grouped(lambda fault: fault.kind), 5)
     lines += [f"Examined: {examined} of {possible} functions, of which {changed} have changed since.", ""]
     lines += folded("By module", table(("Module", *SCORES), grouped(lambda fault: code(fault.module)), 5))
-    missed = [fault for fault in planted() if not fault.caught]
+    missed = [fault for fault in planted() if not fault.caught and not fault.is_of_control]
     groups = {
         "Survived": [fault for fault in missed if fault.because is None],
         "No faults, and why": [fault for fault in missed if fault.because is not None],
@@ -240,8 +241,16 @@ def statement_row(chapter: Chapter, label: str) -> tuple[object, ...] | None:
 def statements(book: list[Chapter]) -> list[str]:
     """What the check and the control of each statement catch, and what only one of them does."""
     rows = [statement_row(chapter, statement.label) for chapter in book for statement in chapter.statements]
+    shown = [row for row in rows if row]
+    if not shown:
+        return NOTHING
+    alone = [sum(row[place] > 0 for row in shown) for place in (3, 4)]
     columns = ("Statement", "Planted", "Caught", "Check alone", "Control alone", "Both")
-    return folded("By statement", table(columns, [row for row in rows if row], 5)) if any(rows) else NOTHING
+    return [
+        f"Of {len(shown)} pairs, {alone[0]} checks and {alone[1]} controls caught a fault that the other missed.",
+        "",
+        *folded("By statement", table(columns, shown, 5)),
+    ]
 
 
 def tolerances(_: list[Chapter]) -> list[str]:

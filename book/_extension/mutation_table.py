@@ -80,6 +80,11 @@ class Planted:
         """The module of the function."""
         return self.function.partition(":")[0]
 
+    @property
+    def is_of_control(self) -> bool:
+        """Whether only controls run the function: they show that something false fails, and so does another fault."""
+        return bool(self.guards) and all(guard.startswith("control_") for guard in self.guards)
+
 
 @dataclass(frozen=True)
 class Score:
@@ -101,8 +106,8 @@ class Score:
 
 
 def score_of(faults: Iterable[Planted]) -> Score:
-    """Count faults."""
-    faults = list(faults)
+    """Count faults, but for those that only controls meet."""
+    faults = [fault for fault in faults if not fault.is_of_control]
     explained = sum(not fault.caught and fault.because is not None for fault in faults)
     return Score(len(faults), sum(bool(fault.caught) for fault in faults), explained)
 
