@@ -122,3 +122,9 @@ def test_what_is_not_reached_raises(monkeypatch):
         LogDetMinimizer(IDENTITY, two_bumps())
     with pytest.raises(invlib.ConvergenceError, match="inverse was not reached for 1 of 1 data"):
         minimizer.inverse(ones, 0 * ones)
+
+
+@pytest.mark.parametrize("x", [torch.ones(1, 2), torch.ones(2, dtype=torch.float64)])
+def test_points_of_another_dtype_or_shape_are_named(x):
+    with pytest.raises(ValueError, match=r"^x must have shape \(B, 2\) and dtype float64"):
+        LogDetMinimizer(IDENTITY, two_bumps())(x)

@@ -210,17 +210,19 @@ def test_the_bound_over_a_box_is_above_its_points_and_near_them_if_the_box_is_sm
 
 
 def test_a_higher_box_moves_the_best_point_there():
-    mixture = components(3, 2)
-    heights = density(mixture, mixture.means[0])
-    worst, best = int(heights.argmin()), int(heights.argmax())
-    land = modes._Landscape(mixture, heights[worst][None])
-    points, settled = mixture.means[0, worst][None].clone(), torch.tensor([False])
-    centre = mixture.means[0, best][None] @ torch.linalg.inv(land.to_x)
-    value = heights[best][None] - heights[worst]
-    modes._improve(mixture, land, points, settled, torch.tensor([0]), centre, value)
+    """With standard deviations of 10, so that the coordinates of the search are ten times smaller than those of x."""
+    means = torch.tensor([[[0.0, 0.0], [40.0, 0.0], [0.0, 400.0]]], dtype=F64)
+    mixture = Components(
+        torch.tensor([[0.2, 0.6, 0.2]], dtype=F64).log(), means, 0.1 * torch.eye(2).expand(3, 2, 2).double()
+    )
+    heights = density(mixture, means[0])
+    land = modes._Landscape(mixture, heights[:1])
+    points, settled = means[:, 0].clone(), torch.tensor([False])
+    centre = means[:, 1] @ torch.linalg.inv(land.to_x)
+    modes._improve(mixture, land, points, settled, torch.tensor([0]), centre, heights[1:2] - heights[0])
     assert bool(settled.all())
-    assert float(land.heights) >= float(heights[best])
-    assert float((points - mixture.means[0, best]).norm()) < float((points - mixture.means[0, worst]).norm())
+    assert float(land.heights) >= float(heights[1])
+    assert float((points - means[:, 1]).norm()) < 1
 
 
 def test_a_search_that_is_cut_off_secures_nothing(monkeypatch):
@@ -231,12 +233,15 @@ def test_a_search_that_is_cut_off_secures_nothing(monkeypatch):
 
 
 def test_components_one_by_one_are_bounded_the_same_wherever_they_are():
-    mixture = components(4, 5)
-    moved = Components(mixture.log_weights, mixture.means + 10, mixture.whiteners)
-    height = density(mixture, mixture.means[0]).min()[None]
+    means = torch.zeros(1, 3, 5, dtype=F64)
+    means[0, :, 0] = torch.tensor([0.0, 4.0, 8.0])
+    mixture = Components(torch.full((1, 3), -math.log(3), dtype=F64), means, torch.eye(5, dtype=F64).expand(3, 5, 5))
+    height = density(mixture, means[0]).min()[None] - 0.5
     bound = modes._bound_one_by_one(mixture, height)
-    torch.testing.assert_close(modes._bound_one_by_one(moved, height), bound, rtol=1e-9, atol=1e-12)
-    assert float(bound) >= float(density(mixture, mixture.means[0]).max() - height)
+    for shift in (-4, 20):
+        moved = Components(mixture.log_weights, means + shift, mixture.whiteners)
+        torch.testing.assert_close(modes._bound_one_by_one(moved, height), bound, rtol=1e-9, atol=1e-12)
+    assert 0.5 <= float(bound) < 2
 
 
 def test_a_component_reaches_as_far_as_it_is_high():
