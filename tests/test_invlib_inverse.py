@@ -15,6 +15,7 @@ import invlib
 from invlib import IResNet
 from invlib.blocks import AffineBlock
 from invlib.inverse import _image_size
+from invlib.newton import _Coarse, _Points
 
 LIPSCHITZ = [0.9, 0.97, 0.99]
 
@@ -482,3 +483,11 @@ def test_the_rounding_of_an_affine_block_grows_with_its_shift():
     block = AffineBlock(torch.diag(torch.tensor([2.0, 1.0]))[None], torch.tensor([[[3.0, 4.0]]]))
     x = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
     torch.testing.assert_close(_image_size([block], x), torch.tensor([[7.0, 9.0]]))
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(1.0, torch.float32), (1e16, torch.float64)])
+def test_huge_numbers_are_not_rounded_to_single_precision(size, dtype):
+    z = torch.full((1, 1, 2), size, dtype=torch.float64)
+    length = z.norm(dim=-1)
+    points = _Points(x=0 * z, z=z, residual=z, direction=z, length=length, tol=length, size=length)
+    assert _Coarse(IResNet(2, dtype=torch.float64).residual_blocks()[0], points).dtype == dtype
