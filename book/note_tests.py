@@ -34,8 +34,8 @@ def counted(report: Path) -> dict[str, dict[str, float]]:
         entry["tests"] += 1
         entry["skipped"] += case.find("skipped") is not None
         entry["failed"] += case.find("failure") is not None or case.find("error") is not None
-        entry["seconds"] = round(entry["seconds"] + float(case.get("time", 0)), 1)
-    return dict(sorted(counts.items()))
+        entry["seconds"] += float(case.get("time", 0))
+    return {file: {**counts[file], "seconds": round(counts[file]["seconds"], 1)} for file in sorted(counts)}
 
 
 def covered(report: Path) -> tuple[float, dict[str, float]]:

@@ -22,7 +22,7 @@ COMMANDS = {"tests": "make test, and make state", "tolerances": "python tests/mu
 REPORT = """\
 <testsuites><testsuite>
 <testcase classname="tests.test_state" name="test_a" time="0.25"/>
-<testcase classname="tests.test_state" name="test_b" time="0.5"><skipped/></testcase>
+<testcase classname="tests.test_state" name="test_b" time="0.55"><skipped/></testcase>
 <testcase classname="invlib.bayes" name="invlib.bayes.posterior_mean" time="1"><failure/></testcase>
 <testcase classname="book.divergence.ipynb" name="Cell 0" time="2"/>
 </testsuite></testsuites>

@@ -42,9 +42,9 @@ def folded(title: str, lines: list[str]) -> list[str]:
     return [f"::::{{dropdown}} {title}", "", *lines, "::::", ""]
 
 
-def recorded(name: str, folder: Path = STATE) -> dict[str, Any]:
-    """Return what a file of results holds; nothing if there is none."""
-    path = folder / name
+def recorded(name: str, folder: Path | None = None) -> dict[str, Any]:
+    """Return what a file of results holds, by default one of the state; nothing if there is none."""
+    path = (folder or STATE) / name
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
@@ -119,15 +119,15 @@ def chapters(book: list[Chapter]) -> list[str]:
     rows = []
     for chapter in book:
         entry = times.get(chapter.name)
-        last = (entry["date"], machines.index(where(entry)) + 1, entry["seconds"]) if entry else ("—", "—", "—")
-        rows.append((f"{{doc}}`{chapter.name}`", len(chapter.statements), *last))
-    total = sum(entry["seconds"] for entry in times.values())
-    lines = table(("Chapter", "Statements", "Last run", "Machine", "Seconds"), rows, 4)
-    known = sum(chapter.name in times for chapter in book)
-    lines += (
-        [f"{known} of {len(book)} chapters with a recorded time, together {total} seconds.", ""] if times else NOTHING
-    )
-    return [*lines, "", *(f"{number}. {machine}" for number, machine in enumerate(machines, start=1)), ""]
+        seconds = entry["seconds"] if entry else "—"
+        on = f"{entry['date']}, {machines.index(where(entry)) + 1}" if entry else "—"
+        rows.append((f"{{doc}}`{chapter.name}`", on, len(chapter.statements), seconds))
+    lines = table(("Chapter", "Last run, machine", "Statements", "Seconds"), rows, 2)
+    if not times:
+        return [*lines, *NOTHING]
+    known = [times[chapter.name]["seconds"] for chapter in book if chapter.name in times]
+    lines += [f"{len(known)} of {len(book)} chapters have a recorded time, together {sum(known)} seconds.", ""]
+    return [*lines, *(f"{number}. {machine}" for number, machine in enumerate(machines, start=1)), ""]
 
 
 # Tests and coverage
