@@ -3,7 +3,7 @@
 A *site* is an expression of a function in which a fault can sit. Faults go into formulas, not into the inputs of a
 computation: a statement that holds for every prior holds for another random prior, too. So none is planted in
 
-- assertions, errors, messages, annotations, defaults, indices, and the arguments of what makes inputs (`INPUTS`);
+- assertions, errors, messages, annotations, defaults, indices, seeds, and arguments of what makes inputs (`INPUTS`);
 - in the checks, a statement that draws random numbers, and a helper that is called `random_...`, takes a `generator`,
   or makes a prior, a problem or a network of numbers alone: it makes inputs;
 - in a check or control, the numbers that it returns: they are for the text of the page.
@@ -171,23 +171,26 @@ class Planter(ast.NodeTransformer):
         found: of each site, the kind of the fault, the number of its line, and the wrong expression beside the right.
     """
 
-    def __init__(self, is_check: bool, is_guard: bool, number: int | None = None) -> None:
+    def __init__(
+        self, is_check: bool, is_guard: bool, number: int | None = None, makers: frozenset[str] = frozenset()
+    ) -> None:
         self.is_check, self.is_guard, self.number = is_check, is_guard, number
+        self.inputs = INPUTS | makers
         self.found: list[tuple[str, int, str]] = []
 
     def visit(self, node: ast.AST) -> ast.AST:
         """Visit the parts of a node, then the node itself."""
         if isinstance(node, ast.Assert | ast.Raise | ast.JoinedStr | ast.arguments):
             return node
-        if isinstance(node, ast.Return) and self.is_guard:
+        if (isinstance(node, ast.Return) and self.is_guard) or (isinstance(node, ast.keyword) and node.arg == "seed"):
             return node
-        if self.is_check and isinstance(node, ast.Assign | ast.AnnAssign | ast.Expr) and draws(node):
+        if self.is_check and isinstance(node, ast.Assign | ast.AnnAssign | ast.Expr | ast.Return) and draws(node):
             return node
         if isinstance(node, ast.AnnAssign):
             node.value = node.value and self.visit(node.value)
         elif isinstance(node, ast.Subscript):
             node.value = self.visit(node.value)
-        elif not isinstance(node, ast.Call) or name_of(node) not in INPUTS:
+        elif not isinstance(node, ast.Call) or name_of(node) not in self.inputs:
             node = self.generic_visit(node)
         elif isinstance(node.func, ast.Attribute):
             node.func.value = self.visit(node.func.value)
@@ -244,7 +247,15 @@ def compiled(tree: ast.FunctionDef, target: types.FunctionType) -> types.CodeTyp
 def planter(function: str, number: int | None = None) -> Planter:
     """Return a planter with the rules of a function."""
     module, name = function.split(":")
-    return Planter(module.startswith("checks."), name.startswith(("check_", "control_")), number)
+    is_guard = name.startswith(("check_", "control_"))
+    return Planter(module.startswith("checks."), is_guard, number, makers_of(module))
+
+
+@functools.cache
+def makers_of(module: str) -> frozenset[str]:
+    """Return the names of the functions of a module of checks, or of their common tools, that make inputs."""
+    modules = {module, "checks.tools"} if module.startswith("checks.") else set()
+    return frozenset(name for each in modules for name in definitions(each) if makes_inputs(f"{each}:{name}"))
 
 
 def located(function: str) -> tuple[types.FunctionType, ast.FunctionDef]:

@@ -35,6 +35,7 @@ def f(prior, n):
     x = 0.5 * torch.randn(n - 1, generator=generator) + 3
     y = torch.linspace(-a, 2 * b, n + 1)
     z = y[n - 1 :]
+    net = network(3, seed=n + 1)
     for _ in range(10):
         z = step(z)
     assert abs(x - y) < 1e-9
