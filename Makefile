@@ -67,7 +67,7 @@ lint: $(READY)  ## check the style of the Python files and of the chapters' cell
 	$(BIN)/python tests/test_shape_of_chapters.py
 	$(BIN)/mypy
 
-mutate: $(READY)  ## plant faults in the mathematics, and see which ones the checks catch (about half an hour)
+mutate: $(READY)  ## plant faults in the mathematics, and see which ones the checks catch (long; tests/mutate.py goes on in pieces)
 	$(BIN)/python tests/mutate.py
 
 state: $(READY)  ## note the tests and the coverage of the last `make test` for the page "State of the book"

@@ -59,7 +59,7 @@ SHARED = ("checks.tools", "checks.minimizers")
 
 SLOWEST = 4.0  # seconds: a test of the library that takes longer guards nothing here
 BUDGET = {True: 15.0, False: 4.0}  # seconds of guards for a fault in a chapter's checks, and for any other
-MOST = 2
+MOST = 1
 
 Item = pytest.Item
 Row = dict[str, Any]
