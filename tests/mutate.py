@@ -12,8 +12,8 @@ Usage::
 The faults (see `faults`) are planted in `invlib`, and in the functions of `checks` that a check or control runs. The
 guards of a function are those tests of the library and of formulas, and those checks and controls, each a test of
 `test_checks.py`, that run it. A fault in a chapter's checks meets all the checks and controls of that chapter that run
-the function; any other fault meets its guards one after the other, quick ones and those of its own module first, until
-one catches it. A fault is caught if a guard fails or does not come to an end.
+the function; any other fault meets its guards one after the other, quick ones that run little else first, until one
+catches it. A fault is caught if a guard fails or does not come to an end.
 
 Each fault lives in a process of its own: a fork of one that has imported everything, in which the code of one function
 is replaced. Of each function at most `--most` faults are planted, chosen at random, always the same ones.
@@ -181,8 +181,8 @@ def guards_of(function: str, runs: dict[str, Row], longer: float = 1.0) -> list[
         found = [name for name in found if f"test_it_holds[{own}." in name or "test_formulas.py" in name]
     else:
         found = [name for name in found if runs[name]["seconds"] < SLOWEST]
-    own_seconds = {name: (0.1 if f"_{own}.py" in name else 1) * runs[name]["seconds"] for name in found}
-    order = sorted(found, key=lambda name: (".control_" in name, own_seconds[name]))
+    cost = {name: (runs[name]["seconds"] + 0.01) * len(runs[name]["functions"]) for name in found}
+    order = sorted(found, key=lambda name: (".control_" in name, cost[name]))
     most = longer * BUDGET[is_chapter(function)]
     until = itertools.accumulate(runs[name]["seconds"] for name in order)
     return [name for number, (name, end) in enumerate(zip(order, until, strict=True)) if end < most or not number]
