@@ -15,8 +15,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 SEED ?= 7
 
 .DEFAULT_GOAL := help
-.PHONY: help book execute reseed test packs rehearse alone lab twice lint certify prove bench figures release serve clean
-.PHONY: html
+.PHONY: help book execute reseed test packs rehearse alone lab twice lint mutate state certify prove bench figures
+.PHONY: release serve clean html
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,7 +50,8 @@ test: lint  ## run everything that continuous integration runs
 	$(BIN)/python book/execute.py --check
 	@$(MAKE) --no-print-directory html
 	$(BIN)/python -m pytest --nbval-lax -n 2 --dist loadfile \
-	  --no-loadscope-reorder --cov=invlib
+	  --no-loadscope-reorder --cov=invlib --cov-report=term --cov-report=json:_build/coverage.json \
+	  --junitxml=_build/tests.xml
 
 packs: html  ## make the archives that a lecturer hands out, in _build/packs
 	$(BIN)/python book/hand_out.py
@@ -72,6 +73,12 @@ lint: $(READY)  ## check the style of the Python files and of the chapters' cell
 	$(BIN)/ruff format --check .
 	$(BIN)/python tests/test_shape_of_chapters.py
 	$(BIN)/mypy
+
+mutate: $(READY)  ## plant faults in the mathematics, and see which ones the checks catch (long; tests/mutate.py goes on in pieces)
+	$(BIN)/python tests/mutate.py
+
+state: $(READY)  ## note the tests and the coverage of the last `make test` for the page "State of the book"
+	$(BIN)/python book/note_tests.py
 
 certify: $(READY)  ## prove by ball arithmetic that the pages show what they say, in seconds
 	$(BIN)/python book/certificates/verify.py

@@ -14,7 +14,8 @@ cells with their outputs. This script writes the second from the first::
 
 A chapter is out of date when a code cell, the code of ``invlib``, the chapter's own module in ``checks`` or one
 that all chapters share has changed since it was last run. A hash of these, stored in the notebook's metadata,
-decides this. So an edit of the prose, or of a docstring, never runs a training again.
+decides this. So an edit of the prose, or of a docstring, never runs a training again. How long a chapter took, and on
+which machine, stands in ``state/chapters.json``.
 
 Each chapter runs on one thread: its matrices are small, and threads that wait for each other lose much on
 a busy machine. A chapter that fails keeps its stored notebook, and the others still run.
@@ -26,9 +27,11 @@ import argparse
 import ast
 import asyncio
 import base64
+import datetime
 import hashlib
 import json
 import os
+import platform
 import re
 import sys
 import time
@@ -37,6 +40,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import jupytext
@@ -239,7 +243,33 @@ async def update(chapter: Path, force: bool = False, library: Path = LIBRARY) ->
     start = time.perf_counter()
     await run(notebook, chapter.parent)
     write_stored(notebook, chapter, library)
-    return f"run in {time.perf_counter() - start:.0f} s"
+    seconds = time.perf_counter() - start
+    note_seconds(chapter, seconds)
+    return f"run in {seconds:.0f} s"
+
+
+def machine() -> dict[str, object]:
+    """Return today's date, the machine and the versions of Python and torch."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+    }
+
+
+def note_seconds(chapter: Path, seconds: float) -> None:
+    """Store how long a chapter took, one line for each; no hash depends on it."""
+    path = chapter.parent / "state" / "chapters.json"
+    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    entries[chapter.stem] = {"seconds": round(seconds), **machine()}
+    lines = [f"{json.dumps(name)}: {json.dumps(entries[name])}" for name in sorted(entries)]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8", newline="\n")
 
 
 def shift_seeds(notebook: NotebookNode, shift: int) -> None:

@@ -1,6 +1,7 @@
 """Tests of `invlib.activations`: the slopes are the derivatives, and the bounds on them are true."""
 
 import copy
+import math
 import pickle
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from scipy import optimize
 
-from invlib import IResNet
+from invlib import ConvIResNet, IResNet
 from invlib.activations import ACTIVATIONS, SMOOTH_ABS, SWISH, Activation, as_activation, smooth_abs
 
 F32, F64 = torch.float32, torch.float64
@@ -134,7 +135,25 @@ def test_a_steeper_activation_leaves_less_to_the_weights():
     assert float(singular_values.detach().max()) <= upper
 
 
+@pytest.mark.parametrize("make", [lambda **k: IResNet(2, **k), lambda **k: ConvIResNet((8,), channels=4, **k)])
+def test_weights_that_are_too_large_come_down_to_the_limit(make):
+    steep = Activation("steep", lambda u: torch.sin(2 * u), lambda u: 2 * torch.cos(2 * u), slope_bound=2.0)
+    net = make(activation=steep, lipschitz=0.9, dtype=F64, generator=oracles.generator(0)).requires_grad_(False)
+    for parameter in net.parameters():
+        parameter.mul_(10)
+    bounds = torch.stack([block.bound() for block in net.residual_blocks()])
+    torch.testing.assert_close(bounds, torch.full_like(bounds, 0.9), rtol=1e-9, atol=0)
+
+
 # The smooth absolute value
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_huge_numbers_of_one_sign_alone_do_not_overflow(sign):
+    u = sign * torch.tensor([1.0, 1e25])
+    value, slope = smooth_abs(u)
+    torch.testing.assert_close(value, torch.tensor([math.sqrt(1.25) - 0.5, 1e25]))
+    assert float(slope[1]) == sign
 
 
 @pytest.mark.parametrize("dtype", [F32, F64])

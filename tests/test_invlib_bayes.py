@@ -387,6 +387,13 @@ def test_a_rank_deficient_operator_gives_no_density_of_z():
         invlib.data_distribution(problem, prior)
 
 
+def test_an_operator_that_is_singular_to_rounding_gives_no_density_of_z():
+    problem, prior = LinearProblem(torch.diag(torch.tensor([1.0, 1e-8])), 0.3), oracles.random_mixture(2, 3, seed=1)
+    assert problem.is_injective
+    with pytest.raises(ValueError, match="operator must have a condition number below 1e7"):
+        invlib.log_evidence(problem, prior, torch.zeros(2))
+
+
 def test_map_raises_convergence_error_where_the_best_mode_is_not_reached(monkeypatch):
     """The iteration is cut after one step by hand: the public function must notice."""
     problem, prior, y = setting(2, 2, 2, noise_std=1.0)

@@ -895,6 +895,10 @@ def test_the_scales_of_a_coupling_flow_are_bounded():
     torch.testing.assert_close(net(net.inverse(x)), x, rtol=1e-9, atol=1e-9)
 
 
+def test_a_coupling_flow_has_as_many_layers_as_asked_for():
+    assert len(CouplingFlow(3, layers=4).layers) == 4
+
+
 def test_the_weights_of_a_coupling_flow_are_determined_by_the_generator_alone():
     state = torch.get_rng_state()
     first, second = (CouplingFlow(2, generator=oracles.generator(1)).state_dict() for _ in range(2))

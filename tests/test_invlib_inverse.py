@@ -13,6 +13,9 @@ from torch import Tensor
 
 import invlib
 from invlib import IResNet
+from invlib.blocks import AffineBlock
+from invlib.inverse import _image_size
+from invlib.newton import _Coarse, _Points
 
 LIPSCHITZ = [0.9, 0.97, 0.99]
 
@@ -315,7 +318,7 @@ def test_too_few_iterations_are_reported_and_raise_with_the_solution_attached():
     assert not bool(solution.converged.all())
     failed = int((~solution.converged).sum())
     assert torch.equal(solution.converged, solution.residual <= 1e-10 * z.norm(dim=-1).clamp_min(1))
-    assert int(solution.iterations.max()) <= net.depth
+    assert int(solution.iterations.max()) == net.depth  # one for each block
     with pytest.raises(invlib.InversionError, match=f"{failed} of 60 points missed the tolerance 1e-10") as error:
         solution.raise_unless_converged()
     assert error.value.solution is solution
@@ -473,3 +476,18 @@ def test_the_solver_stops_where_rounding_leaves_nothing_to_gain_and_the_failure_
     assert int(solution.iterations.max()) < 25 * net.depth
     with pytest.raises(invlib.InversionError):
         net.inverse(z, tol=1e-13)
+
+
+def test_the_rounding_of_an_affine_block_grows_with_its_shift():
+    """For the error bound: |M x| is at most 2 |x|, and the shift has the length 5."""
+    block = AffineBlock(torch.diag(torch.tensor([2.0, 1.0]))[None], torch.tensor([[[3.0, 4.0]]]))
+    x = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]])
+    torch.testing.assert_close(_image_size([block], x), torch.tensor([[7.0, 9.0]]))
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(1.0, torch.float32), (1e16, torch.float64)])
+def test_huge_numbers_are_not_rounded_to_single_precision(size, dtype):
+    z = torch.full((1, 1, 2), size, dtype=torch.float64)
+    length = z.norm(dim=-1)
+    points = _Points(x=0 * z, z=z, residual=z, direction=z, length=length, tol=length, size=length)
+    assert _Coarse(IResNet(2, dtype=torch.float64).residual_blocks()[0], points).dtype == dtype

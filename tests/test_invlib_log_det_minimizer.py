@@ -9,7 +9,7 @@ from torch import Tensor
 
 import invlib
 from invlib import GaussianMixture, IResNet, LinearProblem
-from invlib.log_det_minimizer import LogDetMinimizer
+from invlib.log_det_minimizer import LogDetMinimizer, _half_plane
 from invlib.testproblems import epsilon_problem, two_bumps
 
 PROBLEM = epsilon_problem(0.5, 0.3)
@@ -122,3 +122,16 @@ def test_what_is_not_reached_raises(monkeypatch):
         LogDetMinimizer(IDENTITY, two_bumps())
     with pytest.raises(invlib.ConvergenceError, match="inverse was not reached for 1 of 1 data"):
         minimizer.inverse(ones, 0 * ones)
+
+
+@pytest.mark.parametrize("x", [torch.ones(1, 2), torch.ones(2, dtype=torch.float64)])
+def test_points_of_another_dtype_or_shape_are_named(x):
+    with pytest.raises(ValueError, match=r"^x must have shape \(B, 2\) and dtype float64"):
+        LogDetMinimizer(IDENTITY, two_bumps())(x)
+
+
+def test_the_half_plane_is_that_of_the_first_bump():
+    prior = GaussianMixture([0.5, 0.5], [[3.0, 4.0], [-3.0, -4.0]], torch.eye(2).expand(2, 2, 2))
+    axes = torch.tensor([[0.6, 0.8], [-0.8, 0.6]], dtype=torch.float64)
+    points, mass = _half_plane(prior, axes, 1.0)
+    torch.testing.assert_close(mass @ points, prior.means[0], rtol=0, atol=1e-4)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import invlib
 from invlib import GaussianMixture, IResNet, LinearProblem
+from invlib.objective import Objective
 
 LOSSES = {
     "approximation": invlib.approximation_loss,
@@ -229,3 +230,13 @@ def test_log_det_term_rewards_the_entropy_of_the_pushforward(quadrature):
     log_p = PRIOR.log_prob(points)
     log_q = log_p + 2 * np.log(2 * side) - area.log()
     assert -float(weights @ log_det) == pytest.approx(float(weights @ (log_q - log_p)), rel=1e-5)
+
+
+def test_the_noise_of_the_data_of_a_training_has_the_covariance_of_that_of_the_problem():
+    """delta^2 H, from the squares of its root, for each unit vector of noise: no sampling."""
+    problem = LinearProblem([[1.0, 0.5], [0.0, 2.0], [0.3, 0.0]], noise_std=0.7)
+    net = IResNet(2, dtype=torch.float64)
+    objective = Objective(net, problem, "reconstruction", None, False)
+    unit = torch.eye(2, dtype=torch.float64)[None]
+    _, z = objective.data(torch.zeros_like(unit), unit)
+    torch.testing.assert_close(z.mT @ z, 0.49 * problem.normal_operator, rtol=1e-12, atol=1e-12)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 import invlib
-from invlib import GaussianMixture, LinearProblem, NotSecuredWarning, Prior
+from invlib import GaussianMixture, LinearProblem, NotSecuredWarning, Prior, modes
 from invlib.modes import _third
+from invlib.priors import Components
 
 F64 = torch.float64
 IDENTITY = LinearProblem(torch.eye(2), 1.0)
@@ -88,6 +89,7 @@ def test_two_components_are_secured_in_any_dimension(dim, seed):
     solution = invlib.map_solution(problem, prior, z)
     assert bool(solution.secured.all())
     assert float(solution.gap.max()) <= 1e-9
+    assert float(solution.gap.min()) >= 0
 
     share = torch.rand(200, 1, dtype=F64, generator=oracles.generator(seed))
     points = prior.means[0] + share * (prior.means[1] - prior.means[0]) + 0.3 * oracles.randn(200, dim, seed=seed + 1)
@@ -158,3 +160,97 @@ def test_posterior_moments_are_the_three_estimators_at_once():
         torch.testing.assert_close(covariance, invlib.posterior_covariance(problem, other, z), rtol=1e-12, atol=1e-12)
     wide = LinearProblem([[1.0, 0.5]], 0.4)
     assert math.isnan(float(invlib.posterior_moments(wide, prior, wide.normal_data(torch.ones(1))).log_mass))
+
+
+# Parts of the search
+
+
+def components(count: int, dim: int, seed: int = 1) -> Components:
+    """One mixture, far from the origin and long in one direction: so coordinates cannot be mixed up."""
+    whiteners = oracles.randn(count, dim, dim, seed=seed) + 2 * torch.eye(dim, dtype=F64)
+    whiteners[..., 0] *= 0.1
+    means = 3 + 2 * oracles.randn(1, count, dim, seed=seed + 1)
+    return Components(torch.full((1, count), -math.log(count), dtype=F64), means, whiteners)
+
+
+def density(mixture: Components, points: Tensor) -> Tensor:
+    """The log-density of the one mixture at points (P, n)."""
+    return Components(mixture.log_weights[0], mixture.means[0], mixture.whiteners).log_prob(points)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_box_holds_all_points_that_are_higher(seed):
+    mixture = components(4, 2, seed)
+    height = density(mixture, mixture.means[0]).min()
+    land = modes._Landscape(mixture, height[None])
+    centre, half = land.region()
+    spread = torch.linalg.inv(mixture.whiteners)
+    noise = torch.einsum("kij,pj->pki", spread, oracles.randn(4000, 2, seed=seed))
+    points = (mixture.means[0] + noise).flatten(0, 1)
+    higher = points[density(mixture, points) > height] @ torch.linalg.inv(land.to_x)
+    assert len(higher) > 1000
+    assert bool(((higher - centre).abs() <= half).all())
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.1, 1.0])
+def test_the_bound_over_a_box_is_above_its_points_and_near_them_if_the_box_is_small(size):
+    mixture = components(4, 2)
+    land = modes._Landscape(mixture, density(mixture, mixture.means[0]).max()[None])
+    centre = land.means[0].mean(0) + 2 * oracles.randn(30, 2, seed=3)
+    half = torch.full((30, 2), size, dtype=F64)
+    corners = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=F64)
+    radius = torch.einsum("kij,sj,bj->bksi", land.whiteners, corners, half).norm(dim=-1).amax(-1)
+    above, value = land.bounds(torch.zeros(30, dtype=torch.long), centre, half, radius)
+    assert (value - (density(mixture, centre @ land.to_x) - land.heights)).abs().max() < 1e-10
+    inside = centre.unsqueeze(1) + half.unsqueeze(1) * (2 * torch.rand(30, 200, 2, generator=oracles.generator(4)) - 1)
+    heights = density(mixture, (inside @ land.to_x).flatten(0, 1)).unflatten(0, (30, 200)) - land.heights
+    assert bool((above >= heights.amax(-1) - 1e-10).all())
+    if size == 1e-3:
+        assert (above - value).max() < 0.05
+
+
+def test_a_higher_box_moves_the_best_point_there():
+    """With standard deviations of 10, so that the coordinates of the search are ten times smaller than those of x."""
+    means = torch.tensor([[[0.0, 0.0], [40.0, 0.0], [0.0, 400.0]]], dtype=F64)
+    mixture = Components(
+        torch.tensor([[0.2, 0.6, 0.2]], dtype=F64).log(), means, 0.1 * torch.eye(2).expand(3, 2, 2).double()
+    )
+    heights = density(mixture, means[0])
+    land = modes._Landscape(mixture, heights[:1])
+    points, settled = means[:, 0].clone(), torch.tensor([False])
+    centre = means[:, 1] @ torch.linalg.inv(land.to_x)
+    modes._improve(mixture, land, points, settled, torch.tensor([0]), centre, heights[1:2] - heights[0])
+    assert bool(settled.all())
+    assert float(land.heights) >= float(heights[1])
+    assert float((points - means[:, 1]).norm()) < 1
+
+
+def test_a_search_that_is_cut_off_secures_nothing(monkeypatch):
+    prior = thin_mixture(12, seed=7)
+    assert bool(invlib.map_solution(IDENTITY, prior, torch.ones(2, dtype=F64)).secured)
+    monkeypatch.setattr(modes, "LEVELS", 2)
+    assert not bool(invlib.map_solution(IDENTITY, prior, torch.ones(2, dtype=F64)).secured)
+
+
+def test_components_one_by_one_are_bounded_the_same_wherever_they_are():
+    means = torch.zeros(1, 3, 5, dtype=F64)
+    means[0, :, 0] = torch.tensor([0.0, 4.0, 8.0])
+    mixture = Components(torch.full((1, 3), -math.log(3), dtype=F64), means, torch.eye(5, dtype=F64).expand(3, 5, 5))
+    height = density(mixture, means[0]).min()[None] - 0.5
+    bound = modes._bound_one_by_one(mixture, height)
+    for shift in (-4, 20):
+        moved = Components(mixture.log_weights, means + shift, mixture.whiteners)
+        torch.testing.assert_close(modes._bound_one_by_one(moved, height), bound, rtol=1e-9, atol=1e-12)
+    assert 0.5 <= float(bound) < 2
+
+
+def test_a_component_reaches_as_far_as_it_is_high():
+    drop = torch.tensor([-1.0, 0.0, 0.5, 8.0], dtype=F64)
+    torch.testing.assert_close(modes._reach(drop), torch.tensor([0.0, 0.0, 1.0, 4.0], dtype=F64), rtol=0, atol=1e-4)
+
+
+def test_bisection_ends_at_a_root():
+    ridge, owner = modes._Ridge(components(2, 3)), torch.tensor([0])
+    root = modes._bisect(ridge, owner, *ridge.ends())
+    from_first, from_second, _ = ridge.terms(owner, root)
+    assert abs(float(ridge.log_ratio(owner, from_first, from_second) - root)) < 1e-9

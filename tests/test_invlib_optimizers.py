@@ -184,3 +184,10 @@ def test_a_bad_learning_rate_is_refused_also_in_a_group(lr):
         SOAP([{"params": [weight], "lr": lr}], lr=0.1)
     with pytest.raises(ValueError, match=r"^flatten must be True or False"):
         SOAP([weight], lr=0.1, flatten="yes")
+
+
+def test_complex_gradients_are_refused():
+    weight = torch.zeros(2, 2, dtype=torch.complex64, requires_grad=True)
+    weight.grad = torch.ones_like(weight)
+    with pytest.raises(ValueError, match=r"^parameters must have dense, real gradients"):
+        SOAP([weight], lr=0.1).step()

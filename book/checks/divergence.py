@@ -78,8 +78,8 @@ def check_dv_parts() -> Numbers:
     for power, constant in ((3, 8 / 3), (1, 1.0)):
         w = constant / math.pi * (1 + x**2) ** -power * stretch
         assert abs(float(w.sum()) - 1) < 1e-12
-        score, bend = -2 * power * x / (1 + x**2), torch.exp(-(x**2))
-        gaps.append(abs(float(w @ (1 - 2 * x * bend)) + float(w @ ((x + bend) * score))))
+        score, bend = -2 * power * x / (1 + x**2), torch.exp(-((x - 1) ** 2))
+        gaps.append(abs(float(w @ (1 - 2 * (x - 1) * bend)) + float(w @ ((x + bend) * score))))
     assert max(gaps) < 1e-10
     return {"gap": max(gaps)}
 

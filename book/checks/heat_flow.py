@@ -413,6 +413,7 @@ def check_hf_geodesic() -> Numbers:
     assert costs[2] > costs[1] + 0.1
     first, second = (law[linear_sum_assignment(torch.cdist(mu, law).square().numpy())[1]] for law in (start, end))
     general = [float(((1 - t) * first + t * second - mu).square().sum(-1).mean()) for t in times]
+    assert np.allclose([general[0], general[-1]], [costs[0], costs[-1]], atol=1e-12)  # the ends are the same two laws
     assert general[2] < 0.5 * (general[1] + general[3])
     return {f"cost_{index}": cost for index, cost in enumerate(costs)} | {"general": general[2]}
 

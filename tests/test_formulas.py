@@ -1,0 +1,106 @@
+"""Formulas in the checks of which a check asserts an inequality at most: here each is compared with another way."""
+
+import math
+
+import pytest
+import torch
+from checks import ablations, choosing, divergence, error_bars, inside_invlib, learned_grids, signals
+from checks.tools import quadrature, random_problem, seeded
+
+import invlib
+from invlib import LinearProblem, testproblems
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch, of itself: forward mode
+
+PRIOR = testproblems.two_bumps((0.8, 0.5))
+STRENGTH = 0.6
+
+
+def points(count: int = 7, dim: int = 2) -> torch.Tensor:
+    return torch.randn(count, dim, dtype=torch.float64, generator=seeded(0))
+
+
+def gap(left: object, right: object) -> float:
+    return float((torch.as_tensor(left) - torch.as_tensor(right)).abs().max())
+
+
+def test_the_best_map_is_the_same_in_all_chapters():
+    problem = LinearProblem([[1.0, 0.3], [0.0, 0.7]], noise_std=STRENGTH)
+    plain, x = LinearProblem(torch.eye(2).double(), noise_std=STRENGTH), points()
+    best = divergence.optimal_map(problem, PRIOR, STRENGTH, x)
+    assert gap(signals.optimal_map(problem, PRIOR, x), best) < 1e-14
+    assert gap(torch.stack([error_bars.optimal_map(problem, PRIOR, each) for each in x]), best) < 1e-14
+    assert gap(ablations.optimal_map(PRIOR, x, STRENGTH), divergence.optimal_map(plain, PRIOR, STRENGTH, x)) < 1e-14
+    value, slopes = choosing.optimal_map(x, problem.normal_operator, STRENGTH)
+    assert gap(value, divergence.optimal_map(problem, choosing.PRIOR, STRENGTH, x)) < 1e-14
+    assert (
+        gap(
+            slopes,
+            torch.vmap(
+                torch.func.jacrev(lambda each: choosing.optimal_map(each, problem.normal_operator, STRENGTH)[0])
+            )(x),
+        )
+        < 1e-12
+    )
+    assert (
+        gap(
+            signals.optimal_slopes(problem, PRIOR, x),
+            torch.vmap(torch.func.jacrev(lambda each: signals.optimal_map(problem, PRIOR, each)))(x),
+        )
+        < 1e-12
+    )
+
+
+def test_the_least_loss_is_that_of_the_best_map():
+    """A quasi-random sample: the mean of the divergence of the score is minus that of its square up to 1e-3."""
+    fresh = invlib.quasi_sample(PRIOR, 2**14, seed=4)
+    misfit = 0.5 * (ablations.optimal_map(PRIOR, fresh, STRENGTH) - fresh).square().sum(-1)
+    loss = (misfit - STRENGTH**2 * ablations.optimal_divergence(PRIOR, fresh, STRENGTH)).mean()
+    assert abs(float(loss) - ablations.least_loss(PRIOR, fresh, STRENGTH)) < 1e-2
+
+
+def test_the_loss_of_a_steep_flow_counts_its_misfit():
+    """Off the samples, where points move; derivatives by differences of values."""
+    samples, rho = ablations.separated_samples()
+    flow = ablations.SteepFlow(samples, rho, 1.0)
+    x = samples + 0.2 * rho
+    step = 1e-5 * torch.eye(2).double()
+    divergence_ = sum((flow(x + each) - flow(x - each)) @ each for each in step) / (2 * 1e-10)
+    misfit = 0.5 * (flow(x) - x).norm(dim=-1) ** 2
+    expected = (misfit - ablations.NOISE_STD**2 * divergence_).mean()
+    assert misfit.min() > 1e-5
+    assert abs(float(expected) - flow.mean_loss(x)) < 1e-7
+
+
+def test_the_posterior_mean_on_the_line_is_an_average_over_the_posterior():
+    prior, problem = error_bars.line()
+    x = torch.linspace(-8, 8, 4001, dtype=torch.float64)[:, None]
+    z = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
+    h, noise2 = problem.normal_operator, problem.noise_std**2
+    weight = torch.softmax(prior.log_prob(x) + (x @ z.mT - 0.5 * h * x.square()).mT / noise2, -1)
+    assert gap(error_bars.pm_line(z), weight @ x) < 1e-10
+
+
+def test_the_average_bound_has_the_excess_loss_in_it():
+    """Half the mean square distance to phi*, which is 0.2 sin(x)."""
+    problem = random_problem(2, 2, seeded(1), noise_std=0.5)
+    x, w = quadrature(PRIOR, 12.0, 0.2)
+    phi = divergence.optimal_map(problem, PRIOR, 0.5, x) + 0.2 * torch.sin(x)
+    miss = (x - invlib.map_estimate(problem, PRIOR, phi)).square().sum(-1) @ w
+    excess = 0.5 * (0.2 * torch.sin(x)).square().sum(-1) @ w
+    assert abs(divergence.average_bound(problem, PRIOR, 0.7) / float(miss * 0.7**2 / (2 * excess)) - 1) < 1e-9
+
+
+def test_the_floor_of_the_last_residual():
+    nothing = dict.fromkeys(inside_invlib.Stopped._fields, 0.0)
+    stopped = inside_invlib.Stopped(**nothing | {"limit": 0.5, "gamma": 2.0})
+    assert stopped.floor == 3 * 3 * 2.0  # (1 + L) / (1 - L) = 3
+
+
+def test_how_far_mode_and_mean_are_apart():
+    case = learned_grids.Geometry(learned_grids.bumps(), 0.2, count=50)
+    exact = (
+        invlib.map_estimate(case.problem, case.prior, case.z),
+        invlib.posterior_mean(case.problem, case.prior, case.z),
+    )
+    assert abs(float(case.apart) - float(torch.dist(*exact)) / math.sqrt(50)) < 1e-12
