@@ -430,7 +430,8 @@ def check_hellinger() -> Numbers:
     assert max(gaps) < 1e-10
     assert max(ratios) <= 1 + 1e-3
     assert min(sharp) > 0.99
-    assert 0 < min(convex) and max(convex) <= 1 + 1e-10
+    assert min(convex) > 0
+    assert max(convex) <= 1 + 1e-10
     return {"gap": max(gaps), "ratio": max(ratios), "sharp": min(sharp), "convex": max(convex)}
 
 
