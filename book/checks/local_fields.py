@@ -687,7 +687,7 @@ class BestBlock(ResidualBlock):
 
 @dataclass(frozen=True)
 class Cost:
-    """What an inverse takes: evaluations of blocks, values and tangents alike, seconds, and its relative residual."""
+    """What an inverse takes: evaluations of blocks, values and tangents alike, seconds, relative residual, and x."""
 
     evaluations: int
     seconds: float

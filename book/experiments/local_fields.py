@@ -29,14 +29,15 @@ from checks.tools import seeded  # noqa: E402
 
 SETTINGS = {
     "divergence": {"steps": 3600, "batch_size": 32},
-    "reconstruction": {"steps": 400, "batch_size": 16},
+    "reconstruction": {"steps": 350, "batch_size": 16},
     "log_det": {"steps": 100, "batch_size": 16},
     "approximation": {"steps": 100, "batch_size": 16},
     "regression": {"steps": 1000, "batch_size": 32},
     "narrow": {"steps": 1000, "batch_size": 32},
-    "pictures": {"steps": 1100, "batch_size": 2},
+    "pictures": {"steps": 900, "batch_size": 2},
 }
 OTHERS: dict[str, Any] = {"pictures": "divergence", "regression": checks.regression, "narrow": checks.regression}
+MIRRORED = ("pictures",)
 SEED = 9
 POINTS = 32_768
 
@@ -58,6 +59,12 @@ def samples(folder: Path) -> torch.Tensor:
     return points
 
 
+def mirrored(points: torch.Tensor) -> torch.Tensor:
+    """Return points, their negatives, and both in reverse order: the density is the same at all four."""
+    points = torch.cat([points, -points])
+    return torch.cat([points, points.flip(-1)])
+
+
 def pictures(folder: Path) -> dict[str, torch.Tensor]:
     """Return pictures to train on and what tells whether to trust them, from the folder if they are there.
 
@@ -65,7 +72,7 @@ def pictures(folder: Path) -> dict[str, torch.Tensor]:
     the distance of MAP and posterior mean of eight pictures, the mean from 16 chains each; what two halves of the
     chains differ by tells its error.
     """
-    file, field, random = folder / "pictures.pt", checks.PICTURES, seeded(SEED)
+    file, field, random = folder / "draws.pt", checks.PICTURES, seeded(SEED)
     if not file.exists():
         start = torch.zeros(256, field.dim, dtype=torch.float64)
         start = checks.hamiltonian(field, start, random, rounds=20, step=0.06).points[-1]
@@ -110,6 +117,7 @@ def large_picture(tiles: torch.Tensor, random: torch.Generator) -> dict[str, tor
 def train(loss: str, folder: Path, minutes: float) -> None:
     """Train until the end, or for some minutes; then store what is known."""
     points = pictures(folder)["points"] if loss == "pictures" else samples(folder)
+    points = mirrored(points) if loss in MIRRORED else points
     net, start = checks.untrained(loss, SEED), time.monotonic()
     history = checks.fit(
         net,
