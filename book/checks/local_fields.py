@@ -536,7 +536,7 @@ SEEDS = 3
 """How many networks are trained side by side with each loss."""
 
 LOSSES = ("divergence", "reconstruction", "log_det", "approximation", "regression", "narrow")
-"""Names of the stored trainings; the last two are regressions, the very last with kernels of size three."""
+"""Names of the stored trainings: the four losses, and two regressions, the last with small kernels."""
 
 STORED = Path(__file__).with_suffix(".npz")
 """The weights of the trained networks: see `book/experiments/local_fields.py`."""
