@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -15,13 +15,14 @@ import torch
 from scipy import optimize, sparse
 from scipy.sparse import csgraph
 from scipy.sparse import linalg as sparse_linalg
-from torch import Tensor
+from torch import Tensor, nn
 
 import invlib
 from checks.tools import seeded
 from invlib import ConvIResNet, LinearProblem, Prior
-from invlib.convolution import ConvBlock
-from invlib.training import Callback, History, Strategy
+from invlib.blocks import ResidualBlock, evaluate
+from invlib.inverse import invert_blocks
+from invlib.training import Callback, History, Loss, Strategy
 
 Numbers = dict[str, float]
 
@@ -44,7 +45,7 @@ class Field(Prior):
 
     log_concave = True
 
-    def __init__(self, *shape: int, rounding: float = 0.1, scale: float = 0.25, pull: float = 0.05) -> None:
+    def __init__(self, *shape: int, rounding: float = 0.05, scale: float = 0.25, pull: float = 0.05) -> None:
         self.shape = shape
         self.dim = math.prod(shape)
         self.rounding, self.scale, self.pull = rounding, scale, pull
@@ -81,16 +82,20 @@ class Field(Prior):
         dims = range(-len(self.shape), 0)
         return torch.stack([grid - grid.roll(-1, dim) for dim in dims], dim=-1 - len(self.shape))
 
+    def gathered(self, pulls: Tensor) -> Tensor:
+        """The adjoint of `jumps`: what the pulls of all pairs, (..., axes, *shape), add up to at each site."""
+        dims = range(-len(self.shape), 0)
+        each = zip(pulls.unbind(-1 - len(self.shape)), dims, strict=True)
+        total = sum((pull - pull.roll(1, dim) for pull, dim in each), torch.zeros(()))
+        return total.flatten(-len(self.shape))
+
     def _log_prob(self, x: Tensor) -> Tensor:
         edges = self.rho(self.jumps(x)).flatten(-1 - len(self.shape)).sum(-1)
         return -edges - self.potential(x).sum(-1)
 
     def _score(self, x: Tensor) -> Tensor:
         """Each value is pulled to zero, and towards both neighbours on each axis."""
-        pulls = self.rho_slope(self.jumps(x)).unbind(-1 - len(self.shape))
-        dims = range(-len(self.shape), 0)
-        inner = sum((pull - pull.roll(1, dim) for pull, dim in zip(pulls, dims, strict=True)), torch.zeros(()))
-        return -self.pull * x - inner.flatten(-len(self.shape))
+        return -self.pull * x - self.gathered(self.rho_slope(self.jumps(x)))
 
     def best_map(self, x: Tensor, strength: float = NOISE, H: Tensor | None = None) -> Tensor:
         """Return phi*(x) = H x - strength^2 s(x); H = I if it is left out."""
@@ -159,7 +164,7 @@ def _kernels(field: Field, nodes: Tensor) -> Tensor:
     return (-field.rho(nodes.unsqueeze(-1) - nodes.roll(-1, -2).unsqueeze(-2))).exp()
 
 
-def exact_mean(field: Field, z: Tensor, noise_std: float = NOISE, step: float = 0.05, width: float = 8.5) -> Tensor:
+def exact_mean(field: Field, z: Tensor, noise_std: float = NOISE, step: float = 0.025, width: float = 7.5) -> Tensor:
     """Return the posterior mean of a circular chain (A = 1) for every row of z, (B, n), by forward and backward sums.
 
     The integrals are sums over equidistant nodes around each datum, `width` standard deviations to both sides. For
@@ -190,7 +195,7 @@ def exact_mean(field: Field, z: Tensor, noise_std: float = NOISE, step: float = 
 
 
 def exact_samples(
-    field: Field, count: int, generator: torch.Generator, *, group: int = 64, step: float = 0.05, edge: float = 5.0
+    field: Field, count: int, generator: torch.Generator, *, group: int = 64, step: float = 0.025, edge: float = 5.0
 ) -> Tensor:
     """Return samples of a circular chain, (count, n), by backward sums and forward draws.
 
@@ -218,6 +223,81 @@ def exact_samples(
     return torch.cat(found)[:count]
 
 
+# Pictures: samples by Hamiltonian Monte Carlo
+
+PICTURES = Field(24, 24, scale=0.5)
+"""The field of the pictures: its slopes c and C are those of the chain."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """States of Hamiltonian Monte Carlo, (rounds, chains, n), and the share of the proposals that were accepted."""
+
+    points: Tensor
+    accepted: float
+
+    def spread(self, of: Callable[[Tensor], Tensor]) -> float:
+        """Return the split R-hat of a number: its standard deviation over all draws by that within half a chain."""
+        values = of(self.points)
+        halves = torch.cat(values[: len(values) // 2 * 2].chunk(2), dim=1)
+        within, between = halves.var(0).mean(), halves.mean(0).var()
+        return float((1 - 1 / len(halves) + between / within).sqrt())
+
+
+def hamiltonian(
+    field: Field,
+    start: Tensor,
+    generator: torch.Generator,
+    *,
+    rounds: int,
+    z: Tensor | None = None,
+    step: float = 0.25,
+    stiffness: float = 8.0,
+    length: int = 8,
+) -> Draws:
+    """Sample the field, or its posterior for data z with A = 1, in parallel chains that start at (chains, n).
+
+    A circulant mass, the precision of the Gaussian field with quadratic jumps, makes all frequencies about equally
+    fast; each round has a random number of leapfrog steps, at least half of `length`, and a step of Metropolis.
+    """
+    axes = tuple(range(-len(field.shape), 0))
+    turns = [2 * math.pi * torch.fft.fftfreq(n, dtype=torch.float64) for n in field.shape]
+    angles = torch.meshgrid(*turns, indexing="ij")
+    mass = field.pull + stiffness * sum((2 - 2 * angle.cos() for angle in angles), torch.zeros(()))
+    mass = mass if z is None else mass + NOISE**-2
+
+    def filtered(x: Tensor, power: float) -> Tensor:
+        spectrum = torch.fft.fftn(x.unflatten(-1, field.shape), dim=axes) * mass**power
+        found: Tensor = torch.fft.ifftn(spectrum, dim=axes).real.flatten(-len(field.shape))
+        return found
+
+    def log_density(x: Tensor) -> Tensor:
+        found: Tensor = field.log_prob(x)
+        return found if z is None else found - 0.5 * ((x - z) / NOISE).square().sum(-1)
+
+    def push(x: Tensor) -> Tensor:
+        force = field.score(x)
+        return filtered(force if z is None else force + (z - x) / NOISE**2, -1.0)
+
+    x, density, states, accepted = start.clone(), log_density(start), [], 0.0
+    for _ in range(rounds):
+        noise = torch.randn(x.shape, dtype=x.dtype, generator=generator)
+        v, y = filtered(noise, -0.5), x
+        energy = density - 0.5 * noise.square().sum(-1)
+        v = v + 0.5 * step * push(y)
+        for _ in range(int(torch.randint(length // 2, length + 1, (), generator=generator))):
+            y = y + step * v
+            v = v + step * (change := push(y))
+        v = v - 0.5 * step * change
+        after = log_density(y)
+        gain = after - 0.5 * filtered(v, 0.5).square().sum(-1) - energy
+        taken = torch.rand(gain.shape, dtype=x.dtype, generator=generator).log() < gain
+        x, density = torch.where(taken[..., None], y, x), torch.where(taken, after, density)
+        states.append(x)
+        accepted += float(taken.double().mean()) / rounds
+    return Draws(torch.stack(states), accepted)
+
+
 # Local forward, global inverse
 
 
@@ -237,6 +317,22 @@ class Wrinkled(Field):
     def rho_bend(self, t: Tensor) -> Tensor:
         """Its second derivative."""
         return (self.rounding**2 - t.square()) / (t.square() + self.rounding**2) ** 2
+
+
+class Quadratic(Field):
+    r"""The field with $\rho(t) = t^2/(2\beta s)$, whose slopes lie between the same c and C."""
+
+    def rho(self, t: Tensor) -> Tensor:
+        """No corner."""
+        return 0.5 * self.sharpness * t.square()
+
+    def rho_slope(self, t: Tensor) -> Tensor:
+        """Its derivative."""
+        return self.sharpness * t
+
+    def rho_bend(self, t: Tensor) -> Tensor:
+        """Its second derivative."""
+        return self.sharpness + torch.zeros_like(t)
 
 
 def distances(field: Field) -> Tensor:
@@ -279,8 +375,8 @@ def check_lf_local() -> Numbers:
     The map from its formula against the gradient. Entries beyond the reach of H and neighbours are zero, to rounding.
     Eigenvalues against c and C. Entries of the inverse against the bound on their decay; without blur they are
     positive, and rows add up to 1 / (1 + strength^2 pull). The library climbs the posterior from several starts;
-    Newton's method here knows nothing of it. And on a grid of twice the size the map of a repeated point is
-    the repeated map.
+    Newton's method here knows nothing of it; and it inverts the map as a residual block, by GMRES. And on a grid of
+    twice the size the map of a repeated point is the repeated map.
     """
     gap, mode_gap, tightest, generator = 0.0, 0.0, 0.0, seeded(1)
     for field, weight in local_cases():
@@ -308,7 +404,12 @@ def check_lf_local() -> Numbers:
 
         z = x[:6] @ H + 0.2 * torch.randn(6, n, dtype=torch.float64, generator=generator) @ A
         mode = invlib.map_estimate(LinearProblem(A, strength), field, z)
-        mode_gap = max(mode_gap, float((exact_map(field, z, strength, sparse.csr_array(H.numpy())) - mode).abs().max()))
+        found = exact_map(field, z, strength, sparse.csr_array(H.numpy()))
+        mode_gap = max(mode_gap, float((found - mode).abs().max()))
+        if weight == 0:
+            block = BestBlock(field, strength)
+            inverse = block.invert(block.factor * z[None], None, torch.full((1, 6), 1e-11), 100)[0]
+            mode_gap = max(mode_gap, float((found - inverse[0]).abs().max()))
     assert tightest < 1 + 1e-9
     assert gap < 1e-10
     assert mode_gap < 1e-6
@@ -397,7 +498,7 @@ def check_lf_stairs() -> Numbers:
 
 
 def control_lf_stairs() -> Numbers:
-    """Break the corner of rho: with a rounding of 0.1 no two neighbours of a MAP estimate are equal any more."""
+    """Break the corner of rho: with a rounding of 0.05 no two neighbours of a MAP estimate are equal any more."""
     _, z = stair_data(30, 3)
     mode = exact_map(Field(12), z)
     share, closest = equal_neighbours(mode), float((mode - mode.roll(-1, -1)).abs().min())
@@ -434,18 +535,41 @@ class Pair:
 SEEDS = 3
 """How many networks are trained side by side with each loss."""
 
+LOSSES = ("divergence", "reconstruction", "log_det", "approximation", "regression", "narrow")
+"""Names of the stored trainings: the four losses, and two regressions, the last with small kernels."""
+
 STORED = Path(__file__).with_suffix(".npz")
 """The weights of the trained networks: see `book/experiments/local_fields.py`."""
 
 
-def network(seed: int, members: int | None = SEEDS, blocks: int = 8, channels: int = 16) -> ConvIResNet:
-    """Return an untrained network on a chain of 64 values."""
-    return ConvIResNet((64,), blocks=blocks, channels=channels, members=members, generator=seeded(seed))
+def network(seed: int, members: int | None = SEEDS, shape: tuple[int, ...] = (64,), kernel: int = 5) -> ConvIResNet:
+    """Return an untrained network of eight blocks, whose branches bend within about the rounding of the field.
+
+    The first layer starts four times as large as that of the library, the last one three times smaller.
+    """
+    net = ConvIResNet(shape, blocks=8, channels=8, kernel=kernel, members=members, generator=seeded(seed))
+    with torch.no_grad():
+        net.weights[0].mul_(4.0)
+        net.weights[2].div_(3.0)
+    return net
+
+
+def untrained(name: str, seed: int) -> ConvIResNet:
+    """Return the network that a training starts from."""
+    if name == "pictures":
+        return network(seed, None, PICTURES.shape)
+    return network(seed, kernel=3 if name == "narrow" else 5)
+
+
+def regression(net: nn.Module, x: Tensor, z: Tensor) -> Tensor:
+    """Return the mean square distance from the exact map of the chain, (E,): what the architecture can do."""
+    off: Tensor = net(x) - Field(x.shape[-1]).best_map(x)
+    return 0.5 * off.square().sum(-1).mean(-1)
 
 
 def fit(
     net: ConvIResNet,
-    loss: Strategy,
+    loss: Strategy | Loss,
     points: Tensor,
     *,
     steps: int,
@@ -470,22 +594,24 @@ def fit(
 
 
 def trained() -> dict[str, ConvIResNet]:
-    """Return the networks whose weights are stored, three members for each loss, in float64."""
-    nets: dict[str, ConvIResNet] = {}
+    """Return the networks whose weights are stored: three members for each loss, and one for pictures."""
+    nets = {name: untrained(name, 0) for name in (*LOSSES, "pictures")}
     with np.load(STORED) as file:
-        for loss in ("divergence", "reconstruction", "log_det", "approximation"):
-            net = network(0)
-            state = {key: torch.from_numpy(file[f"{loss}/{key}"]) for key, _ in net.named_parameters()}
+        for name, net in nets.items():
+            state = {key: torch.from_numpy(file[f"{name}/{key}"]) for key, _ in net.named_parameters()}
             net.load_state_dict({**net.state_dict(), **state})
-            nets[loss] = net.requires_grad_(requires_grad=False)
+            net.requires_grad_(requires_grad=False)
     return nets
 
 
 def about_training() -> dict[str, Any]:
-    """Return the seconds of the trainings by loss, and the number of samples."""
+    """Return the seconds of the trainings by name, the number of samples, and the numbers of the sampled pictures."""
     with np.load(STORED) as file:
         names = [key.removesuffix("/seconds") for key in file.files if key.endswith("/seconds")]
-        return {"seconds": {name: float(file[f"{name}/seconds"]) for name in names}, "points": int(file["points"])}
+        numbers = ("accepted", "spread", "apart", "apart_error", "large", "range", "large_accepted", "energies")
+        drawn = {key: torch.from_numpy(file[f"pictures/{key}"]) for key in numbers}
+        seconds = {name: float(file[f"{name}/seconds"]) for name in names}
+        return {"seconds": seconds, "points": int(file["points"]), "pictures": int(file["pictures"]), **drawn}
 
 
 def member(net: ConvIResNet, index: int) -> ConvIResNet:
@@ -494,6 +620,13 @@ def member(net: ConvIResNet, index: int) -> ConvIResNet:
     state = {key: value.detach()[index : index + 1] for key, value in net.named_parameters()}
     single.load_state_dict({**single.state_dict(), **state})
     return single
+
+
+def large_picture(stored: dict[str, Any]) -> Tensor:
+    """Return the stored picture of 256 x 256, (1, n), from its grey levels."""
+    low, high = stored["range"].double()
+    x: Tensor = low + (high - low) / 255 * stored["large"].double()
+    return x.reshape(1, -1)
 
 
 def row(x: Tensor, truth: Tensor, mode: Tensor, mean: Tensor) -> dict[str, Tensor]:
@@ -511,11 +644,15 @@ def wiener(points: Tensor, z: Tensor) -> Tensor:
     return filtered
 
 
+def noisy(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return signals and their data."""
+    return x, x + NOISE * torch.randn(x.shape, dtype=x.dtype, generator=generator)
+
+
 def held_out(field: Field, count: int) -> tuple[Tensor, Tensor]:
     """Return new signals on a circle, and data."""
     generator = seeded(field.dim)
-    x = exact_samples(field, count, generator, group=count)
-    return x, x + NOISE * torch.randn(x.shape, dtype=x.dtype, generator=generator)
+    return noisy(exact_samples(field, count, generator, group=count), generator)
 
 
 def long_data(data: tuple[Tensor, Tensor], size: int) -> Tensor:
@@ -525,19 +662,43 @@ def long_data(data: tuple[Tensor, Tensor], size: int) -> Tensor:
     return (x + NOISE * torch.randn(size, dtype=x.dtype, generator=seeded(6)))[None]
 
 
+class BestBlock(ResidualBlock):
+    r"""The best map, up to a factor, as one residual block: $2\varphi^*(x)/(C + c) = x + f(x)$, A = 1."""
+
+    def __init__(self, field: Field, strength: float = NOISE) -> None:
+        c, C = field.reach(strength)
+        self.field, self.strength, self.factor = field, strength, 2 / (C + c)
+        self.lipschitz = (C - c) / (C + c)
+
+    def bound(self) -> Tensor:
+        """Return q."""
+        return torch.tensor([self.lipschitz])
+
+    def value(self, x: Tensor) -> Tensor:
+        """Return x + f(x)."""
+        return self.factor * self.field.best_map(x, self.strength)
+
+    def branch_tangent(self, at: tuple[Tensor, ...], v: Tensor) -> Tensor:
+        """Return Df v, by the Hessian of log p."""
+        pulls = self.field.rho_bend(self.field.jumps(at[0])) * self.field.jumps(v)
+        bent = self.field.pull * v + self.field.gathered(pulls)
+        return self.factor * (v + self.strength**2 * bent) - v
+
+
 @dataclass(frozen=True)
 class Cost:
-    """What an inverse takes: evaluations of blocks, values and tangents alike, seconds, and its relative residual."""
+    """What an inverse takes: evaluations of blocks, values and tangents alike, seconds, relative residual, and x."""
 
     evaluations: int
     seconds: float
     residual: float
+    x: Tensor
 
 
-def inverse_cost(net: ConvIResNet, z: Tensor, kind: str, tol: float = 1e-6) -> Cost:
-    """Measure the library's inverse ("newton"), or the plain iteration x <- z - f(x) of each block."""
-    count = 0
-    originals = {name: getattr(ConvBlock, name) for name in ("linearize", "branch_tangent")}
+def inverse_cost(blocks: Sequence[ResidualBlock], z: Tensor, kind: str, tol: float = 1e-6) -> Cost:
+    """Measure the library's inverse of blocks ("newton"), or the plain iteration x <- z - f(x), at one point (1, n)."""
+    count, kind_of_block = 0, type(blocks[0])
+    originals = {name: getattr(kind_of_block, name) for name in ("linearize", "branch_tangent")}
 
     def counting(function: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any) -> Any:  # noqa: ANN401
@@ -548,25 +709,30 @@ def inverse_cost(net: ConvIResNet, z: Tensor, kind: str, tol: float = 1e-6) -> C
         return counted
 
     for name, original in originals.items():
-        setattr(ConvBlock, name, counting(original))
+        setattr(kind_of_block, name, counting(original))
+    start, bound = time.perf_counter(), tol * z.norm(dim=-1)[None]
     try:
-        start = time.perf_counter()
         with torch.no_grad():
-            x = net.solve_inverse(z, tol=tol).x if kind == "newton" else _fixed_point(net, z, tol)
+            x = invert_blocks(blocks, z[None], None, bound, 100)[0] if kind == "newton" else _iterated(blocks, z, bound)
         seconds, evaluations = time.perf_counter() - start, count
     finally:
         for name, original in originals.items():
-            setattr(ConvBlock, name, original)
-    residual = float((net(x).detach() - z).norm() / z.norm())
-    return Cost(evaluations, seconds, residual)
+            setattr(kind_of_block, name, original)
+    residual = float((evaluate(blocks, x) - z).norm() / z.norm())
+    return Cost(evaluations, seconds, residual, x[0])
 
 
-def _fixed_point(net: ConvIResNet, z: Tensor, tol: float) -> Tensor:
+def best_cost(field: Field, z: Tensor, kind: str) -> int:
+    """Return the evaluations that the inverse of the best map of a field takes, as one block."""
+    block = BestBlock(field)
+    return inverse_cost([block], block.factor * z, kind).evaluations
+
+
+def _iterated(blocks: Sequence[ResidualBlock], z: Tensor, bound: Tensor) -> Tensor:
     """One block after the other, each to its share of the tolerance."""
-    share = tol * float(z.norm()) / net.depth
-    for block in reversed(net.double().residual_blocks()):
-        target = x = z.unsqueeze(0)
-        while float((residual := block.value(x) - target).norm()) > share:
+    x = z[None]
+    for block in reversed(blocks):
+        target = x
+        while (residual := block.linearize(x)[0] - target).norm() > bound / len(blocks):
             x = x - residual
-        z = x[0]
-    return z
+    return x
