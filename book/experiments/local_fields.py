@@ -29,7 +29,7 @@ from checks.tools import seeded  # noqa: E402
 
 SETTINGS = {
     "divergence": {"steps": 3600, "batch_size": 32},
-    "reconstruction": {"steps": 350, "batch_size": 16},
+    "reconstruction": {"steps": 500, "batch_size": 16},
     "log_det": {"steps": 100, "batch_size": 16},
     "approximation": {"steps": 100, "batch_size": 16},
     "regression": {"steps": 1000, "batch_size": 32},
