@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.linalg import solveh_banded
+from scipy.optimize import brentq
 from torch import Tensor, nn
 
 import invlib
@@ -16,7 +21,7 @@ from checks.tools import quadrature, random_prior, seeded
 from invlib import GaussianMixture, IResNet, testproblems
 from invlib.ascent import maximize
 from invlib.quadrature import moments
-from invlib.training import minimize
+from invlib.training import Callback, History, minimize
 
 Map = Callable[[Tensor], Tensor]
 """A function of one point (n), in the form that `torch.func` differentiates."""
@@ -170,13 +175,15 @@ def weighted_divergence(f: Map, phi: Map) -> Map:
     return lambda x: trace(torch.func.jacrev(lambda p: inverse_jacobian(f)(p) @ phi(p))(x))
 
 
-def averaged_misfit(value: Tensor, reading: Tensor, delta: float, w: Tensor, chance: Function | None = None) -> Tensor:
+def averaged_misfit(
+    value: Tensor, reading: Tensor, delta: float | Tensor, w: Tensor, chance: Function | None = None
+) -> Tensor:
     """Return E |phi - y|^2 / 2 over x and the signs of the noise, (...).
 
     Args:
         value: phi(x), (..., P, n).
         reading: F(x), (P, n).
-        delta: the noise has the entries +-delta.
+        delta: the noise has the entries +-delta; a number, or (P, n).
         w: the weights of the points, (P,).
         chance: of a vector of signs (n) at each point, (P,); by default all are equally likely.
     """
@@ -755,6 +762,336 @@ def _excess_and_distance(
     lowest = noise**2 * (w.sum() - w @ constant) - 0.5 * noise**4 * (w @ pull.square().sum(-1))
     loss = averaged_misfit(value, f(x), noise, w) - noise**2 * (w @ gained)
     return float(loss - lowest), 0.5 * float(w @ (value - star).square().sum(-1))
+
+
+# Layers: a differential equation
+
+
+@dataclass(frozen=True)
+class Layers:
+    """-(e^u p')' = 1 on (0, 1), p(0) = 0, e^u p' = 1 at 1, with u ~ N(mean, sigma^2 I) constant in each of n layers.
+
+    Attributes:
+        delta: the standard deviation of the noise.
+        sigma: that of u in each layer.
+        mean: of u in each layer.
+        n: the number of layers.
+    """
+
+    delta: float = 0.1
+    sigma: float = 0.8
+    mean: float = 0.0
+    n: int = 16
+
+    @property
+    def drops(self) -> Tensor:
+        """The rise of p in each layer if u = 0: the integral of the flux 2 - x, (n)."""
+        return (2 - (torch.arange(self.n, dtype=torch.float64) + 0.5) / self.n) / self.n
+
+    @property
+    def matrix(self) -> Tensor:
+        """The matrix A of sums of the drops, (n, n)."""
+        return torch.tril(self.drops.expand(self.n, -1))
+
+    @property
+    def least_singular_value(self) -> float:
+        """That of A."""
+        return float(torch.linalg.svdvals(self.matrix)[-1])
+
+    @property
+    def loudest(self) -> float:
+        """The noise below which B is positive definite everywhere."""
+        return math.sqrt(2 * math.exp(3)) * self.sigma * self.least_singular_value
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """Return F(u) = A exp(-u), (..., n)."""
+        return apply(self.matrix, torch.exp(-u))
+
+    def jacobian(self, u: Tensor) -> Tensor:
+        """Return DF(u), (..., n, n)."""
+        return -self.matrix * torch.exp(-u).unsqueeze(-2)
+
+    def steps(self, y: Tensor) -> Tensor:
+        """Return A^{-1} y, the differences of y over the drops, (..., n)."""
+        return torch.diff(y, dim=-1, prepend=torch.zeros_like(y[..., :1])) / self.drops
+
+    def weight(self, u: Tensor) -> Tensor:
+        """Return M(u) = DF(u)^{-1}, with two diagonals, (..., n, n)."""
+        inverse = torch.diag(1 / self.drops) - torch.diag(1 / self.drops[1:], -1)
+        return -inverse * torch.exp(u).unsqueeze(-1)
+
+    def weight_div(self, u: Tensor) -> Tensor:
+        """Return div M(u), the sums over the columns of M, (..., n)."""
+        return self.weight(u).sum(-2)
+
+    def star(self, u: Tensor) -> Tensor:
+        """Return phi*(u), (..., n)."""
+        return self(u) + (self.delta / self.sigma) ** 2 * apply(self.weight(u).mT, u - self.mean)
+
+    def curvature(self, u: Tensor) -> Tensor:
+        """Return B(u), (..., n, n)."""
+        jacobian = self.jacobian(u)
+        return jacobian.mT @ jacobian + (self.delta / self.sigma) ** 2 * torch.diag_embed(1 + u - self.mean)
+
+    def objective(self, u: Tensor, y: Tensor) -> Tensor:
+        """Return J_y(u), (...)."""
+        prior = 0.5 * ((u - self.mean) * self.delta / self.sigma).square().sum(-1)
+        return 0.5 * (self(u) - y).square().sum(-1) + prior
+
+    def draw(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Return logarithms of conductivities from the prior, and noisy pressures, (count, n) each."""
+        normal = torch.randn(2, count, self.n, dtype=torch.float64, generator=seeded(seed))
+        u = self.mean + self.sigma * normal[0]
+        return u, self(u) + self.delta * normal[1]
+
+    @property
+    def spread(self) -> Tensor:
+        """The posterior covariance of u if F is replaced by its tangent at the mean of the prior, (n, n)."""
+        slope = self.jacobian(torch.full((self.n,), self.mean, dtype=torch.float64))
+        precision = slope.T @ slope / self.delta**2 + torch.eye(self.n, dtype=torch.float64) / self.sigma**2
+        inverse: Tensor = torch.linalg.inv(precision)
+        return inverse
+
+    def linearized(self, y: Tensor) -> Tensor:
+        """Return the posterior mean if F is replaced by its tangent at the mean of the prior, (..., n)."""
+        centre = torch.full((self.n,), self.mean, dtype=torch.float64)
+        gain = self.spread @ self.jacobian(centre).T / self.delta**2
+        return centre + apply(gain, y - self(centre))
+
+    def best_affine(self, y: Tensor) -> Tensor:
+        """Return the affine estimate of u from y with the least mean squared error, from 100,000 samples."""
+        u, data = self.draw(100_000, seed=91)
+        design = torch.cat([data, torch.ones(len(data), 1, dtype=torch.float64)], -1)
+        coefficients: Tensor = torch.linalg.lstsq(design, u).solution
+        return y @ coefficients[:-1] + coefficients[-1]
+
+    def gauss_newton(self, y: Tensor, u: Tensor, steps: int = 60) -> Tensor:
+        """Return where Gauss and Newton's iteration for J_y ends from u, (B, n); steps are halved until J_y falls."""
+        penalty = (self.delta / self.sigma) ** 2
+        for _ in range(steps):
+            slope = self.jacobian(u)
+            gradient = apply(slope.mT, self(u) - y) + penalty * (u - self.mean)
+            step = -torch.linalg.solve(slope.mT @ slope + penalty * torch.eye(self.n, dtype=u.dtype), gradient)
+            length, now = torch.ones_like(u[..., :1]), self.objective(u, y)
+            fall = 1e-4 * (step * gradient).sum(-1)
+            for _ in range(30):
+                worse = self.objective(u + length * step, y) > now + length[..., 0] * fall
+                length = torch.where(worse.unsqueeze(-1), 0.5 * length, length)
+            u = u + length * step
+        return u
+
+    def most_probable(self, y: Tensor) -> Tensor:
+        """Return the critical point of J_y from Newton's method after Gauss-Newton's, (B, n)."""
+        u = self.gauss_newton(y, torch.full_like(y, self.mean))
+        for _ in range(4):
+            gradient = apply(self.jacobian(u).mT, self.star(u) - y)
+            hessian = self.curvature(u) + torch.diag_embed(apply(-self.jacobian(u).mT, self(u) - y))
+            hessian = hessian - torch.diag_embed((self.delta / self.sigma) ** 2 * (u - self.mean))
+            u = u - torch.linalg.solve(hessian, gradient)
+        assert apply(self.jacobian(u).mT, self.star(u) - y).abs().max() < 1e-10
+        return u
+
+    def posterior_mean(self, y: Tensor, points: int = 121) -> Tensor:
+        """Return E[u | y], (B, n): p is a Markov chain, so sums run forward and backward over layers.
+
+        Each p_i is summed over points within six standard deviations of the noise around y_i.
+        """
+        return torch.cat([self._posterior_mean(part, points) for part in y.split(16)])
+
+    def _posterior_mean(self, y: Tensor, points: int) -> Tensor:
+        offsets = torch.linspace(-6, 6, points, dtype=torch.float64)
+        chance = torch.exp(-0.5 * offsets**2)
+        edges = [
+            torch.zeros(len(y), 1, dtype=torch.float64),
+            *(y[:, i, None] + self.delta * offsets for i in range(self.n)),
+        ]
+        rises = [(right[:, None] - left[:, :, None]) for left, right in itertools.pairwise(edges)]
+        values = [-torch.log((rise / drop).clamp_min(1e-12)) for rise, drop in zip(rises, self.drops, strict=True)]
+        kernels = [
+            (rise > 0) * torch.exp(-0.5 * ((value - self.mean) / self.sigma) ** 2 + value) * chance
+            for rise, value in zip(rises, values, strict=True)
+        ]
+        forward = [torch.ones_like(edges[0])]
+        for kernel in kernels[:-1]:
+            message = (forward[-1][:, None] @ kernel)[:, 0]
+            forward.append(message / message.sum(-1, keepdim=True))
+        backward, means = torch.ones(len(y), points, dtype=torch.float64), []
+        for message, kernel, value in zip(forward[::-1], kernels[::-1], values[::-1], strict=True):
+            joint = message[:, :, None] * kernel * backward[:, None]
+            means.append((joint * value).sum((1, 2)) / joint.sum((1, 2)))
+            backward = apply(kernel, backward)
+            backward = backward / backward.sum(-1, keepdim=True)
+        return torch.stack(means[::-1], -1)
+
+
+LAYERS = Layers()
+"""The layers of the chapter."""
+
+
+STORED_LAYERS = Path(__file__).with_name("layers.npz")
+"""The weights of the networks for the layers: see `book/experiments/layers.py`."""
+
+
+def corrector(seed: int) -> IResNet:
+    """Return three untrained networks, side by side: their inverses correct the linearized estimate."""
+    return IResNet(LAYERS.n, blocks=4, members=3, generator=seeded(seed))
+
+
+def loss_of_layers(net: IResNet, u: Tensor) -> Tensor:
+    """Return the loss of each member, with the three terms of the product rule, (E,)."""
+    value, jacobian = net.forward_and_jacobian(u.float())
+    target, spread = LAYERS.linearized(LAYERS(u)).to(value.dtype), LAYERS.spread.to(value.dtype)
+    e_u, w = torch.exp(u).to(value.dtype), torch.cosh(u).to(value.dtype) ** -2
+    misfit = 0.5 * (w * (value - target).square()).sum(-1)
+    reward = trace(e_u.unsqueeze(-1) * (spread @ (w.unsqueeze(-1) * jacobian)))
+    slopes = e_u @ spread - 2 * e_u * spread.diagonal() * torch.tanh(u).to(value.dtype)
+    return (misfit - reward - (slopes * w * value).sum(-1)).mean(-1)
+
+
+def fit_layers(
+    net: IResNet, steps: int, seed: int, callback: Callback | None = None, checkpoint: str | None = None
+) -> History:
+    """Train the networks side by side, with 256 points each in the first half of the steps, 1,024 in the second."""
+    covariance = LAYERS.sigma**2 * torch.eye(LAYERS.n, dtype=torch.float64)
+    prior = GaussianMixture([1.0], torch.zeros(1, LAYERS.n), covariance[None])
+    points = invlib.QuasiRandom(prior, seed=seed, members=net.members)
+
+    def batch_loss(step: int) -> Tensor:
+        return loss_of_layers(net, points.draw(256 if 2 * step < steps else 1024))
+
+    return minimize(
+        net, batch_loss, steps, learning_rate=0.02, callback=callback, checkpoint=checkpoint, sampler=points
+    )
+
+
+def trained_layers() -> tuple[IResNet, int, float]:
+    """Return the networks whose weights are stored, in float64, their steps and the seconds of their training."""
+    net = corrector(0)
+    with np.load(STORED_LAYERS) as file:
+        state = {key: torch.from_numpy(file[key]) for key, _ in net.named_parameters()}
+        steps, seconds = int(file["steps"]), float(file["seconds"])
+    net.load_state_dict({**net.state_dict(), **state})
+    return net.double().requires_grad_(requires_grad=False), steps, seconds
+
+
+def by_elements(layers: Layers, u: Tensor, fine: int = 5) -> Tensor:
+    """Return p at the edges of the layers for one u, (n): linear finite elements, `fine` in each layer.
+
+    With a constant coefficient in each element the values at the nodes are exact.
+    """
+    count, width = layers.n * fine, 1 / (layers.n * fine)
+    stiff = u.exp().repeat_interleave(fine) / width
+    bands = torch.zeros(2, count, dtype=torch.float64)
+    bands[0, 1:] = -stiff[1:]
+    bands[1] = stiff
+    bands[1, :-1] += stiff[1:]
+    load = torch.full((count,), width, dtype=torch.float64)
+    load[-1] = 0.5 * width + 1  # the flux at the right end
+    return torch.from_numpy(solveh_banded(bands.numpy(), load.numpy()))[fine - 1 :: fine]
+
+
+def gap_of_means() -> float:
+    """Return the largest difference of E[u | y] for three layers, by the Markov chain and by sums over a lattice."""
+    layers = Layers(delta=0.3, n=3)
+    _, y = layers.draw(4, seed=12)
+    u = torch.cartesian_prod(*3 * [torch.linspace(-4.4, 4.4, 101, dtype=torch.float64)])
+    sums = [torch.softmax(-layers.objective(u, each) / layers.delta**2, 0) @ u for each in y]
+    return float((layers.posterior_mean(y) - torch.stack(sums)).abs().max())
+
+
+def sides_of_layers(n: int, power: int, generator: torch.Generator) -> tuple[float, float]:
+    """Return the loss of a random map, with its divergence by torch, and half of its squared distance to phi* + L*.
+
+    Both for n layers, and with the matrices W = diag(cosh(u_j)^-power) in misfit, reward and distance.
+    """
+    layers, strength = Layers(delta=0.3, n=n), 0.5
+    axis = layers.sigma * torch.linspace(-10, 10, 201, dtype=torch.float64)
+    u = torch.cartesian_prod(*n * [axis]).reshape(-1, n)
+    w = torch.softmax(-0.5 * (u / layers.sigma).square().sum(-1), 0)
+    phi, root = waves(n, generator), torch.cosh(u) ** (-0.5 * power)
+
+    def weighted(f: Map) -> Map:
+        return lambda p: torch.cosh(p) ** -power * f(p)
+
+    def mean_divergence(f: Map) -> Tensor:
+        return w @ torch.vmap(weighted_divergence(layers, weighted(f)))(u)
+
+    value = torch.vmap(phi)(u)
+    loss = averaged_misfit(root * value, root * layers(u), layers.delta * root, w) - strength**2 * mean_divergence(phi)
+    pull = -apply(layers.weight(u).mT, u) / layers.sigma**2
+    lowest = 0.5 * layers.delta**2 * (w @ root.square().sum(-1)) - strength**2 * mean_divergence(layers)
+    lowest = lowest - 0.5 * strength**4 * (w @ (root * pull).square().sum(-1))
+    distance = 0.5 * (w @ (root * (value - layers(u) + strength**2 * pull)).square().sum(-1))
+    return float(loss), float(distance + lowest)
+
+
+def check_no_layers() -> Numbers:
+    """F against finite elements; its derivatives, phi-circle and B against torch; part 1 by quadrature; part 3.
+
+    The loss is taken literally, for one and two layers, without and with weights W. The bound on the noise comes
+    from the least singular value; on a grid of spacing 0.05, from a zero of the least eigenvalue of B.
+    """
+    layers, u = LAYERS, LAYERS.draw(20, seed=3)[0]
+    elements = torch.stack([by_elements(layers, each) for each in u])
+    exact = float((layers(u) - elements).abs().max())
+    slopes = torch.vmap(torch.func.jacrev(inverse_jacobian(layers)))(u)
+    pairs = [
+        (layers.jacobian(u), torch.vmap(torch.func.jacrev(layers))(u)),
+        (layers.weight(u), torch.linalg.inv(layers.jacobian(u))),
+        (layers.weight_div(u), torch.einsum("bijl,il->bj", slopes, torch.eye(layers.n, dtype=torch.float64))),
+        (layers.curvature(u), torch.vmap(torch.func.hessian(layers.objective))(u, layers.star(u))),
+    ]
+    pushed = torch.func.grad(
+        lambda p: -0.5 * (p / layers.sigma).square().sum() - torch.linalg.slogdet(torch.func.jacrev(layers)(p))[1]
+    )
+    circle = layers(u) - layers.delta**2 * apply(layers.weight(u).mT, torch.vmap(pushed)(u))
+    moved = Layers(mean=layers.sigma**2)
+    gap = max(float((a - b).abs().max() / b.abs().max()) for a, b in [*pairs, (circle, moved.star(u))])
+    generator = seeded(6)
+    sides = [sides_of_layers(n, power, generator) for n in (1, 2) for power in (0, 2)]
+    identity = max(abs(left - right) for left, right in sides)
+    assert exact < 1e-11
+    assert gap < 1e-10
+    assert identity < 1e-8
+    assert abs(_grid_bound() / Layers(n=2).loudest - 1) < 1e-5
+    means = gap_of_means()
+    assert means < 1e-3
+    return {"exact": exact, "gap": gap, "identity": identity, "means": means}
+
+
+def _grid_bound() -> float:
+    """Return the noise at which B of two layers stops being positive definite on a grid."""
+    axis = torch.arange(-120, 121, dtype=torch.float64) / 20
+    u = torch.cartesian_prod(axis, axis)
+
+    def least(noise: float) -> float:
+        return float(torch.linalg.eigvalsh(Layers(delta=noise, n=2).curvature(u))[..., 0].min())
+
+    return float(brentq(least, 0.1, 20.0, xtol=1e-6))
+
+
+def control_no_layers() -> Numbers:
+    """Exponential tails of the prior: part 1 fails. No prior: J_y need not have a minimizer, so phi* is not onto.
+
+    One layer, F = exp(-u), with the density 1 / (pi cosh u), cut off at |u| < R: E (M s)^2 grows like e^R, and for
+    the map phi = 1 the two sides of the trade differ by the boundary term, 2 / pi. And a datum with falling entries:
+    the wider the prior, the farther away is the MAP estimate.
+    """
+    information, gaps = [], []
+    for cut in (6.0, 9.0, 12.0):
+        u = torch.linspace(-cut, cut, 24_001, dtype=torch.float64)
+        p = 1 / (math.pi * torch.cosh(u))
+        information.append(float(torch.trapezoid(p * (u.exp() * torch.tanh(u)) ** 2, u)))
+        gaps.append(float(torch.trapezoid(p * u.exp() * (1 - torch.tanh(u)), u)))
+    assert information[1] > 15 * information[0]
+    assert information[2] > 15 * information[1]
+    assert abs(gaps[-1] - 2 / math.pi) < 1e-3
+    y = LAYERS(torch.zeros(1, LAYERS.n, dtype=torch.float64))
+    y[0, 7] = y[0, 6] - LAYERS.delta
+    far = [float(Layers(sigma=sigma).most_probable(y).max()) for sigma in (0.8, 8.0, 80.0)]
+    assert far[1] > far[0] + 1
+    assert far[2] > far[1] + 1
+    return {"boundary": gaps[-1], "near": far[0], "far": far[2]}
 
 
 # A curved measurement with two entries, reduced to one number

@@ -65,6 +65,29 @@ def rows() -> list[int]:
     return [int(torch.linalg.matrix_rank(values - values[0])) for values in (parabola, linear)]
 
 
+def curvature(slope: Tensor, Q: Tensor, u: Tensor, delta: float) -> Tensor:
+    """Return the Hessian of the MAP objective at u, for the datum of which u is a critical point, by torch."""
+    matrix = -slope * torch.exp(u)
+    score = -(Q @ u)
+    datum = matrix @ torch.exp(-u) - float(delta) ** 2 * torch.linalg.solve(slope.T, score)
+
+    def objective(p: Tensor) -> Tensor:
+        return 0.5 * (matrix @ torch.exp(-p) - datum).square().sum() + 0.5 * float(delta) ** 2 * (p @ Q @ p)
+
+    hessian: Tensor = torch.func.hessian(objective)(u)
+    return hessian
+
+
+def layer_points() -> tuple[tuple[Tensor, Tensor, Tensor, float], ...]:
+    """Return two points of two layers: DF, Q, u, delta."""
+    found = []
+    for values, delta in (((0.4, -0.7), 0.5), ((-0.3, 0.9), 0.8)):
+        u = torch.tensor(values, dtype=torch.float64)
+        slope = -torch.tensor([[0.9, 0.0], [0.9, 0.6]], dtype=torch.float64) * torch.exp(-u)
+        found.append((slope, torch.tensor([[2.0, -0.8], [-0.8, 1.5]], dtype=torch.float64), u, delta))
+    return tuple(found)
+
+
 POINTS = tuple((torch.tensor(each, dtype=torch.float64),) for each in ((0.3, -0.8), (-1.1, 0.6)))
 
 QUESTIONS = (
@@ -119,6 +142,27 @@ QUESTIONS = (
         ),
         takes="x",
         inputs=POINTS,
+    ),
+    Question(
+        "ex-no-correlated",
+        "The matrix $B$, a function of `DF` and `Q`, matrices of shape (2, 2), `u` of shape (2,), and `delta`.",
+        curvature,
+        (
+            Mistake(
+                "This would be right if $F$ were linear: the term with $\\nabla^2F_k$ is missing.",
+                lambda DF, Q, u, delta: DF.T @ DF + delta**2 * Q,
+            ),
+            Mistake(
+                "The sign of the term with $\\nabla^2F_k$: the score is $-Qu$.",
+                lambda DF, Q, u, delta: DF.T @ DF + delta**2 * (Q - torch.diag(Q @ u)),
+            ),
+            Mistake(
+                "The score is $-Qu$, not $-u$.",
+                lambda DF, Q, u, delta: DF.T @ DF + delta**2 * (Q + torch.diag(u)),
+            ),
+        ),
+        takes="DF, Q, u, delta",
+        inputs=layer_points(),
     ),
     Question(
         "ex-no-reduce",
