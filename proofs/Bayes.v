@@ -11,7 +11,8 @@ Section Squares.
 Variable n : nat.
 Implicit Types a b x q m mu z : vector.
 
-(** [prop-pe-mixture] The exponent of one component, for a symmetric precision [P] whose inverse sends [q] to [m]. *)
+(** [prop-pe-mixture] -2 times the exponent of one component, up to a term without [x]: the square around [m], which
+    [P] sends to [q]. *)
 Theorem pe_mixture_square P q m x : symmetric P -> equal n (apply n P m) q ->
   dot n x (apply n P x) - 2 * dot n q x =
   dot n (x - m)%V (apply n P (x - m)%V) - dot n m (apply n P m).
@@ -32,12 +33,25 @@ Proof.
 Qed.
 End Squares.
 
-(** [prop-inv-posterior] Given [y], the square of the residual is a function of [x] and [z = a y], up to one of [y]. *)
-Theorem inv_posterior_data a d x y : d <> 0 ->
-  - (y - a * x)^2 / (2 * d^2) = ((a * y) * x - / 2 * (a * x)^2) / d^2 - y^2 / (2 * d^2).
-Proof. intro. now field. Qed.
+(** [prop-inv-posterior] Given [y], the exponent of the likelihood depends on [y] through [z = A* y] only, up to a term
+    without [x]. *)
+Theorem inv_posterior_data m n (A : matrix) x y d : d <> 0 ->
+  let Ax := apply n A x in
+  let z := (fun k => sum m (fun i => A i k * y i)) : vector in
+  - dot m (y - Ax)%V (y - Ax)%V / (2 * d^2) =
+  (dot n z x - / 2 * dot m Ax Ax) / d^2 - dot m y y / (2 * d^2).
+Proof.
+  intros nz Ax z.
+  assert (adjoint : dot m y Ax = dot n z x).
+  { unfold dot, Ax, apply, z, dot.
+    transitivity (sum m (fun i => sum n (fun k => A i k * y i * x k))).
+    - apply sum_ext. intros. rewrite <- sum_scale. apply sum_ext. intros. ring.
+    - rewrite sum_swap. apply sum_ext. intros k _. rewrite Rmult_comm, <- sum_scale. apply sum_ext. intros. ring. }
+  rewrite dot_minus, !dot_minus_r, (dot_sym m Ax y), adjoint. field. auto.
+Qed.
 
-(** [prop-inv-wiener] Part (c) on the line: prior and likelihood are a square around [g z], of variance [d^2 g]. *)
+(** [prop-inv-wiener] Part (c) on the line: the exponents of prior and likelihood add up to that of a Gaussian with
+    mean [g z] and variance [d^2 g], and a term without [x]. *)
 Theorem inv_wiener_posterior h d s x z : 0 <= h -> 0 < d -> 0 < s ->
   let g := / (h + d^2 / s^2) in
   (z * x - / 2 * h * x^2) / d^2 - x^2 / (2 * s^2) =
@@ -49,7 +63,8 @@ Qed.
 
 (** ** Means of squares *)
 
-(** [prop-pe-mse] The mean squared error of [f], for a joint distribution of [x] and [z] on finitely many points. *)
+(** [prop-pe-mse] For numbers [x] on finitely many points, jointly with [z]: the mean squared error of [f] is its mean
+    squared distance to the posterior mean, plus the mean posterior variance. *)
 Theorem pe_mse_pythagoras k l p x f :
   (forall j, (j < l)%nat -> 0 < sum k (fun i => p i j)) ->
   let mean j := sum k (fun i => p i j * x i) / sum k (fun i => p i j) in
@@ -70,12 +85,6 @@ Qed.
 Section Means.
 Variables (W : Type) (E : expectation W).
 
-Lemma mean_zero f : (forall w, f w = 0) -> E f = 0.
-Proof.
-  intro zero. rewrite (mean_ext _ E _ (fun w => 0 * 1 + 0 * 1)) by (intro; rewrite zero; ring).
-  rewrite mean_linear. ring.
-Qed.
-
 Lemma mean_scale u f : E (fun w => u * f w) = u * E f.
 Proof.
   rewrite (mean_ext _ E _ (fun w => u * f w + 0 * f w)) by (intro; ring).
@@ -88,23 +97,10 @@ Proof.
   rewrite mean_linear. ring.
 Qed.
 
-Lemma mean_const u : E (fun _ => u) = u.
-Proof.
-  rewrite (mean_ext _ E _ (fun w => u * 1)) by (intro; ring). rewrite mean_scale, mean_one. ring.
-Qed.
-
 Lemma mean_le f g : (forall w, f w <= g w) -> E f <= E g.
 Proof.
   intro below. enough (0 <= E (fun w => g w + - 1 * f w)) by (rewrite mean_plus, mean_scale in *; lra).
   apply mean_nonneg. intro w. specialize (below w). lra.
-Qed.
-
-(** [prop-ph-slopes] Jensen's inequality for the square: it bounds the score, which is a mean of the noise. *)
-Theorem ph_slopes_jensen f : (E f)^2 <= E (fun w => (f w)^2).
-Proof.
-  assert (0 <= E (fun w => (f w - E f)^2)) by (apply mean_nonneg; intro; apply pow2_ge_0).
-  rewrite (mean_ext _ E _ (fun w => (f w)^2 + ((- 2 * E f) * f w + (E f)^2))) in * by (intro; ring).
-  rewrite !mean_plus, mean_scale, mean_const in *. nra.
 Qed.
 
 (** [prop-eb-calibration] Part 2, Markov's inequality: [above] is one where [q] exceeds [t], and zero elsewhere. *)
@@ -116,7 +112,8 @@ Proof.
   apply mean_le. intro w. specialize (q_pos w). destruct (tells w) as [->|[-> more]]; lra.
 Qed.
 
-(** [prop-ap-minimizer] The loss of the approximation, from noise that is uncorrelated with both maps. *)
+(** [prop-ap-minimizer] The loss of the approximation, from noise that is uncorrelated with both maps. [eta] is the
+    noise in [z], [A* eta] of the book; the last mean is [d^2] times the trace of [H] there. *)
 Theorem ap_minimizer_split n (phi hx eta : W -> vector) :
   E (fun w => dot n (phi w) (eta w)) = 0 -> E (fun w => dot n (hx w) (eta w)) = 0 ->
   let z w := (hx w + eta w)%V in
@@ -131,8 +128,9 @@ Proof.
   - rewrite !mean_plus, !mean_scale, noise_phi, noise_h. field.
 Qed.
 
-(** [thm-dv-divergence] The identity, from integration by parts for the fields [phi] and [H x] ([div_phi] and [div_h]
-    are their divergences), and from noise that is uncorrelated with both. *)
+(** [thm-dv-divergence] Part 1. Supposed are: integration by parts for the fields [phi] and [H x] ([div_phi] and
+    [div_h] are their divergences); that [eta], the noise [A* eta] of the book, is uncorrelated with both; and that its
+    mean square is [d^2] times the trace of [H], which is [div_h]. [t] is the square of the strength. *)
 Theorem dv_divergence_identity n (phi hx eta s : W -> vector) div_phi div_h d t :
   E div_phi = - E (fun w => dot n (phi w) (s w)) ->
   E div_h = - E (fun w => dot n (hx w) (s w)) ->
@@ -162,7 +160,8 @@ Theorem rn_hutchinson_signs a b c d :
   average form = a + d /\ average (fun u v => (form u v - (a + d))^2) = 2 * (2 * ((b + c) / 2)^2).
 Proof. split; field. Qed.
 
-(** [prop-eb-calibration] Part 5 on the line: [v] is the posterior variance, [e] the distance to the posterior mean. *)
+(** [prop-eb-calibration] Part 5 on the line, without the case of equality: [v] is the posterior variance, [c] the
+    claimed one, [e] the distance to the posterior mean. *)
 Theorem eb_calibration_best v c e : 0 < v -> 0 < c ->
   1 + ln v <= (v + e^2) / c + ln c.
 Proof.
@@ -289,19 +288,62 @@ Proof.
 Qed.
 End Tweedie.
 
-(** [prop-tw-general] The formula for a Gaussian prior of variance [s^2] and noise of variance [g]: its evidence is
-    Gaussian with the variance [b^2 s^2 + g], and the posterior mean of [b x] is in closed form. *)
-Theorem tw_general_gaussian b s g y : 0 < s -> 0 < g ->
-  b^2 * s^2 / (b^2 * s^2 + g) * y = y + g * (- y / (b^2 * s^2 + g)).
-Proof. intros s_pos g_pos. field. assert (0 <= b^2 * s^2) by nra. lra. Qed.
-
-(** [prop-tw-euler] For a Gaussian prior the MAP estimate is an implicit step of length [d^2], the score of the prior
-    taken at its end. *)
-Theorem tw_euler_gaussian h d s z : 0 < h -> 0 < d -> 0 < s ->
-  let x := z / (h + d^2 / s^2) in x = z / h + d^2 / h * (- x / s^2).
+(** [prop-ph-slopes] Parts 2 and 3 on the line, for [x0] on finitely many points: the best map in terms of the denoiser,
+    and the bound of its slope. *)
+Theorem ph_slopes_denoiser k p x0 tau h t : (0 < k)%nat -> (forall i, 0 < p i) -> 0 < tau -> 0 <= t ->
+  let best x := h * x + t / tau^2 * (x - posterior k p x0 tau x0 x) in
+  forall x, best x = h * x - t * Derive (fun u => ln (density k p x0 tau u)) x /\
+    ex_derive best x /\ Derive best x <= h + t / tau^2.
 Proof.
-  intros h_pos d_pos s_pos x. unfold x.
-  assert (0 < d^2) by nra. assert (0 < s^2) by nra. assert (0 < h * s^2) by nra. field. lra.
+  intros some p_pos tau_pos t_pos best x.
+  assert (0 < tau^2) by nra. split.
+  - pose proof (is_derive_unique _ _ _ (tw_y_score k p x0 tau some p_pos tau_pos x)) as score.
+    change (Derive (fun u : R => ln (density k p x0 tau u)) x = (posterior k p x0 tau x0 x - x) / tau^2) in score.
+    rewrite score. unfold best. field. lra.
+  - pose proof (tw_covariance_slope k p x0 tau some p_pos tau_pos x) as slope.
+    pose proof (tw_covariance_nonneg k p x0 tau some p_pos x) as nonneg.
+    set (v := posterior k p x0 tau (fun i => x0 i * x0 i) x - _) in slope.
+    assert (0 <= v / tau^2) by (apply Rdiv_le_0_compat; unfold v; lra).
+    assert (is_derive best x (h + t / tau^2 * (1 - v / tau^2))) as d.
+    { unfold best. apply (is_derive_plus (fun u => h * u) (fun u => t / tau^2 * (u - posterior k p x0 tau x0 u))).
+      - auto_derive; [trivial|ring].
+      - apply is_derive_scal, (is_derive_minus (fun u : R => u) (posterior k p x0 tau x0)); [|exact slope].
+        exact (is_derive_id x). }
+    split; [eexists; exact d|]. rewrite (is_derive_unique _ _ _ d).
+    assert (0 <= t / tau^2) by (apply Rdiv_le_0_compat; lra). nra.
+Qed.
+
+(** [prop-tw-general] For a Gaussian prior on the line, of variance [s^2], and noise of variance [g]: the exponents
+    add up to a square around the posterior mean [m] and the exponent of the evidence, whose derivative is the
+    formula's score. *)
+Theorem tw_general_gaussian b s g x y : 0 < s -> 0 < g ->
+  let v := b^2 * s^2 + g in let m := b * s^2 * y / v in
+  - (y - b * x)^2 / (2 * g) - x^2 / (2 * s^2) = - (x - m)^2 / (2 * (s^2 * g / v)) - y^2 / (2 * v) /\
+  is_derive (fun u => - u^2 / (2 * v)) y ((b * m - y) / g).
+Proof.
+  intros s_pos g_pos v m. assert (0 < s^2) by nra. assert (0 < v) by (unfold v; nra). split.
+  - unfold m. unfold v in *. field. repeat split; lra.
+  - auto_derive; [trivial|]. unfold m.
+    replace (b * (b * s^2 * y / v)) with ((v - g) * y / v) by (unfold v; field; unfold v in *; lra). field. lra.
+Qed.
+
+(** [prop-tw-euler] The second line for a Gaussian prior on the line: each MAP estimate is an implicit step. *)
+Theorem tw_euler_gaussian h d s z x : 0 < h -> 0 < d -> 0 < s ->
+  let objective u := / 2 * h * u^2 - z * u + d^2 * u^2 / (2 * s^2) in
+  (forall u, objective x <= objective u) -> x = z / h + d^2 / h * (- x / s^2).
+Proof.
+  intros h_pos d_pos s_pos objective low.
+  assert (0 < s^2) by nra. assert (0 < d^2) by nra.
+  assert (0 < d^2 / s^2) by (apply Rdiv_lt_0_compat; lra).
+  set (p := h + d^2 / s^2) in *. assert (0 < p) by (unfold p; lra).
+  assert (square : forall u, objective u = / 2 * p * (u - z / p)^2 - z^2 / (2 * p)).
+  { intro u. transitivity (/ 2 * p * u^2 - z * u); [unfold objective, p|]; field; lra. }
+  specialize (low (z / p)). rewrite !square in low.
+  set (w := x - z / p) in *. assert (gone : w = 0).
+  { replace (z / p - z / p) with 0 in low by ring. assert (0 <= w^2) by nra. assert (p * w^2 <= 0) by lra.
+    assert (w^2 <= 0) by nra. nra. }
+  assert (z = p * x) as ->; [|unfold p; field; lra].
+  transitivity (p * (z / p)); [field; lra|]. replace (z / p) with (x - w) by (unfold w; ring). rewrite gone. ring.
 Qed.
 
 (** ** Monotone maps *)
@@ -319,20 +361,37 @@ Proof.
   rewrite dot_minus, !dot_minus_r. lra.
 Qed.
 
-(** [prop-pe-conjugate] Part 3 for the posterior mean: a strictly monotone map is injective. *)
-Theorem pe_conjugate_injective (f : vector -> vector) :
-  (forall a b, ~ equal n a b -> 0 < dot n (f a - f b)%V (a - b)%V) ->
-  forall a b, equal n (f a) (f b) -> equal n a b.
+(** [prop-pe-conjugate] Part 3 for the posterior mean, from its strict monotonicity in part 2. *)
+Theorem pe_conjugate_injective (f : vector -> vector) a b :
+  (~ equal n a b -> 0 < dot n (f a - f b)%V (a - b)%V) -> equal n (f a) (f b) -> equal n a b.
 Proof.
-  intros monotone a b same. destruct (equal_or_not n a b) as [|differ]; auto. specialize (monotone a b differ).
+  intros monotone same. destruct (equal_or_not n a b) as [|differ]; auto. specialize (monotone differ).
   rewrite dot_minus, (dot_equal n _ _ (a - b)%V same) in monotone. lra.
 Qed.
 
-(** [thm-pe-jump] Two MAP estimates for one datum: a value [v] is at least half their distance away from one of them. *)
-Theorem pe_jump_half v x x' : / 2 * norm n (x - x')%V <= Rmax (norm n (v - x)%V) (norm n (v - x')%V).
+(** [thm-pe-jump] The jump of the last inequality: between the data [z + e d] and [z - e d], however small [e] is, MAP
+    estimates jump by [x - x'] at least, and values [v], [v'] that are close to each other cannot follow. *)
+Theorem pe_jump_half (j : vector -> R) x x' p q z e v v' : 0 < e ->
+  let d := (x - x')%V in
+  (forall a, j x - dot n z x <= j a - dot n z a) -> (forall a, j x' - dot n z x' <= j a - dot n z a) ->
+  (forall a, j p - dot n (z + e * d)%V p <= j a - dot n (z + e * d)%V a) ->
+  (forall a, j q - dot n (z - e * d)%V q <= j a - dot n (z - e * d)%V a) ->
+  norm n d <= norm n (v - p)%V + norm n (v - v')%V + norm n (v' - q)%V.
 Proof.
-  pose proof (norm_triangle n x v x') as far. rewrite (norm_swap n x v) in far.
-  unfold Rmax. destruct (Rle_dec _ _); lra.
+  intros e_pos d low low' low_p low_q.
+  pose proof (pe_conjugate_monotone j p x (z + e * d)%V z low_p low) as up.
+  pose proof (pe_conjugate_monotone j x' q z (z - e * d)%V low' low_q) as down.
+  rewrite (dot_equal n _ (e * d)%V) in up by (intros i _; unfold plus, minus, scale; ring).
+  rewrite (dot_equal n _ (e * d)%V) in down by (intros i _; unfold plus, minus, scale; ring).
+  rewrite dot_scale, dot_minus_r in up, down.
+  assert (dot n d d <= dot n d (p - q)%V).
+  { rewrite dot_minus_r. unfold d at 2. rewrite dot_minus_r. nra. }
+  pose proof (cauchy n d (p - q)%V) as c. rewrite <- norm_square in *.
+  pose proof (norm_nonneg n d). pose proof (norm_nonneg n (p - q)%V).
+  assert (norm n d <= norm n (p - q)%V).
+  { destruct (Rle_lt_or_eq_dec 0 (norm n d)); [lra|nra|lra]. }
+  pose proof (norm_triangle n p v q). pose proof (norm_triangle n v v' q).
+  rewrite (norm_swap n p v) in *. lra.
 Qed.
 
 (** [cor-dv-map] From strong monotonicity: the inverse has the Lipschitz constant [1 / c]. *)
@@ -386,7 +445,8 @@ End Monotone.
 (** ** Mixtures with a common covariance *)
 
 (** [prop-sg-certificate] Part 1 for two components: [B] is symmetric and positive semidefinite, the noise level times
-    [g] is [B e], and [r] is the probability of the second component. *)
+    [g] is [B e], and [r] is the probability of the second component. The right side is the form of [H - t (log p)'']
+    for two components, [t] the square of the noise level; that it is so is proved in the chapter. *)
 Theorem sg_certificate_two n B e v r d : symmetric B ->
   (forall x, 0 <= dot n x (apply n B x)) -> d^2 = dot n e (apply n B e) -> 0 <= r <= 1 ->
   (1 - / 4 * d^2) * dot n v (apply n B v) <=

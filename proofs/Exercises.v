@@ -8,10 +8,10 @@ Open Scope R_scope.
 Theorem average_of_blocks n L f g u : 0 <= u <= 1 -> lipschitz n L f -> lipschitz n L g ->
   lipschitz n L (fun x => u * f x + (1 - u) * g x)%V.
 Proof.
-  (* your proof: [norm_plus] and [norm_scale] *)
+  (* your proof: [norm_equal], [norm_plus] and [norm_scale] *)
 Abort.
 
-(** 2. For a Gaussian prior the MAP estimate is the posterior mean, Wiener's filter. *)
+(** 2. On the line and for a Gaussian prior, Wiener's filter minimizes the MAP objective. *)
 Theorem wiener_is_map h d s z x : 0 < h -> 0 < d -> 0 < s ->
   let objective u := / 2 * h * u^2 - z * u + d^2 * u^2 / (2 * s^2) in
   objective (z / (h + d^2 / s^2)) <= objective x.
@@ -24,5 +24,5 @@ Abort.
 Theorem composition_of_blocks n L l f g : 0 <= L -> 0 <= l -> lipschitz n L f -> lipschitz n l g ->
   lipschitz n (L + l + L * l) (fun x => block g (block f x) - x)%V.
 Proof.
-  (* your proof: [rn_banach_bounds] for the inner block *)
+  (* your proof: [rn_banach_bounds] for the inner block, then [norm_equal] and [norm_plus] *)
 Abort.

@@ -190,7 +190,8 @@ Proof.
   - destruct (turn c a); lra.
 Qed.
 
-(** [prop-four-clip] On an interval of slopes, the clipped filter is the only minimizer of each of the four losses. *)
+(** [prop-four-clip] For [n = 1] and multiplication by a number [a] in the interval: the clipped filter is the only
+    minimizer of each of the four losses. (Negative slopes, matrices and functions are treated in the chapter.) *)
 Theorem four_clip_minimizer f b c C a :
   In (f, b) ((approximation, h) :: (reconstruction, h + d^2 / s^2) ::
     (divergence, h + t / s^2) :: (log_det, log_det_slope) :: nil) ->
@@ -202,20 +203,14 @@ Proof.
 Qed.
 End Losses.
 
-(** [prop-ap-clip] Of the numbers in an interval, the clipped one is the nearest, by the square of their distance. *)
-Theorem ap_clip_nearest c C h a : c <= C -> c <= a <= C ->
+(** [prop-ap-clip] What both parts use of step 4 in the proof of the clipped filters, on the line: the clipped number
+    is the nearest of the interval, and any other is farther, by at least its distance from the clipped one, both
+    squared. *)
+Theorem ap_clip_nearest c C h a : c <= a <= C ->
   (clip c C h - h)^2 + (a - clip c C h)^2 <= (a - h)^2.
 Proof.
-  intros order inside. unfold clip, Rmax, Rmin.
+  intro inside. unfold clip, Rmax, Rmin.
   destruct (Rle_dec C h); destruct (Rle_dec c _); nra.
-Qed.
-
-(** [prop-ap-clip] Clipping does not enlarge distances. *)
-Theorem ap_clip_lipschitz c C a b : Rabs (clip c C a - clip c C b) <= Rabs (a - b).
-Proof.
-  unfold clip, Rmin. destruct (Rle_dec C a), (Rle_dec C b); unfold Rmax;
-  repeat match goal with |- context [Rle_dec ?u ?v] => destruct (Rle_dec u v) end;
-  unfold Rabs; repeat destruct Rcase_abs; lra.
 Qed.
 
 (** ** Half a step with the log-determinant, for a Gaussian prior
@@ -280,7 +275,8 @@ Proof.
   assert (p^3 <= u^3) by (apply pow_incr; lra). split; nra.
 Qed.
 
-(** [prop-ld-half] In the norm of [1 / h] the filter is that for [h t] instead of [t]; its inverse is again explicit. *)
+(** [prop-ld-half] In the norm of [1 / h] the loss, times [h], is that for [h t] instead of [t]; so this is the slope
+    of the inverse. *)
 Theorem ld_half_slope h s t : 0 < h -> 0 < s -> 0 < t ->
   / log_det_slope h s (h * t) = explicit_slope (t / (h * s^2)) / h.
 Proof.

@@ -56,12 +56,14 @@ Proof.
     apply Rle_trans with (/ (/ 2)); [apply Rinv_le_contravar|rewrite Rinv_inv]; lra.
 Qed.
 
-(** [prop-rn-budget] Part 2: with layers of norm [w], [w^3 = L < 1], the bound on the curvature is below 4. *)
-Theorem rn_budget_four w : 0 <= w -> w^3 < 1 -> 2 * w^3 * w * (1 + w) < 4.
+(** [prop-rn-budget] Part 2: with layers of norms at most [w], [w^3 = L < 1], the bound on the curvature is below 4. *)
+Theorem rn_budget_four w w1 w2 w3 : w^3 < 1 -> 0 <= w1 <= w -> 0 <= w2 <= w -> 0 <= w3 <= w ->
+  2 * (w1 * w2 * w3) * w1 * (1 + w2) < 4.
 Proof.
-  intros w_pos below. assert (w < 1).
+  intros below one two three. assert (w < 1).
   { destruct (Rlt_le_dec w 1) as [|above]; auto. assert (1^3 <= w^3) by (apply pow_incr; lra). lra. }
-  assert (0 <= w^3) by now apply pow_le. nra.
+  assert (0 <= w1 * w2 < 1) by nra. assert (0 <= w1 * w2 * w3 < 1) by nra.
+  assert (0 <= w1 * w2 * w3 * w1 < 1) by nra. nra.
 Qed.
 
 (** ** One block *)
@@ -94,7 +96,8 @@ Proof.
   rewrite (apply_minus n M x y i small). unfold minus, plus. ring.
 Qed.
 
-(** [prop-rn-certificate] Part 1 for [s = 1] and layers of one width: the product of the norms bounds the branch. *)
+(** [prop-rn-certificate] Part 1 for the activation of the book ([s = 1]) and layers of one width: the product of the
+    norms bounds the branch. *)
 Theorem rn_certificate_branch w1 w2 w3 M1 M2 M3 b1 b2 b3 : 0 <= w1 -> 0 <= w2 -> 0 <= w3 ->
   (forall x, norm n (apply n M1 x) <= w1 * norm n x) ->
   (forall x, norm n (apply n M2 x) <= w2 * norm n x) ->
@@ -163,9 +166,9 @@ Proof.
   assert (less' : forall l, In l limits -> 0 <= l < 1) by (intros l inside; apply less; now right).
   specialize (IH less' (block f a) (block f b)).
   pose proof (rn_banach_bounds L f a b lip) as [low high].
-  assert (0 <= product (map (fun L => 1 - L) limits)) by 
+  assert (0 <= product (map (fun L => 1 - L) limits)) by
     (apply product_nonneg; intros l inside; specialize (less' l inside); lra).
-  assert (0 <= product (map (fun L => 1 + L) limits)) by 
+  assert (0 <= product (map (fun L => 1 + L) limits)) by
     (apply product_nonneg; intros l inside; specialize (less' l inside); lra).
   destruct IH as [IH_low IH_high]. split; nra.
 Qed.
@@ -175,7 +178,7 @@ Qed.
 Fixpoint iterate (f : vector -> vector) z x0 (j : nat) : vector :=
   match j with O => x0 | S i => (z - f (iterate f z x0 i))%V end.
 
-(** [thm-rn-banach] Part 3: the fixed-point iteration converges geometrically to the solution. *)
+(** [thm-rn-banach] Part 3: after [j] steps the distance to a solution is at most [L^j] times the first one. *)
 Theorem rn_banach_iteration L f z x0 best j : 0 <= L -> lipschitz L f -> equal n (block f best) z ->
   norm n (iterate f z x0 j - best)%V <= L^j * norm n (x0 - best)%V.
 Proof.
@@ -255,14 +258,14 @@ Proof.
   assert (0 <= (1 - L^2) * m) by (apply Rmult_le_pos; nra). nra.
 Qed.
 
-(** [prop-rn-slopes] Part 2: a strongly monotone map with a Lipschitz constant is a multiple of a block. *)
-Theorem rn_slopes_monotone (psi : vector -> vector) c C a b : 0 < c <= C ->
+(** [prop-rn-slopes] Part 2: the branch of the block is a contraction; the inequality is that of the squares. *)
+Theorem rn_slopes_monotone (psi : vector -> vector) c C a b : 0 < c -> 0 < C ->
   c * dot n (a - b)%V (a - b)%V <= dot n (psi a - psi b)%V (a - b)%V ->
   dot n (psi a - psi b)%V (psi a - psi b)%V <= C^2 * dot n (a - b)%V (a - b)%V ->
   let branch x := (c / C^2 * psi x - x)%V in
   dot n (branch a - branch b)%V (branch a - branch b)%V <= (1 - c^2 / C^2) * dot n (a - b)%V (a - b)%V.
 Proof.
-  intros order strong bounded branch. set (p := c / C^2).
+  intros c_pos order strong bounded branch. set (p := c / C^2).
   assert (0 < C^2) by nra. assert (p_pos : 0 < p) by (apply Rdiv_lt_0_compat; lra).
   assert (pC : p * C^2 = c) by (unfold p; field; lra).
   rewrite (dot_equal n _ (p * (psi a - psi b) - (a - b))%V), (dot_equal_r n _ (p * (psi a - psi b) - (a - b))%V)
@@ -275,17 +278,39 @@ Proof.
   apply (Rmult_le_compat_l p) in strong; lra.
 Qed.
 
-(** [lem-rn-woodbury] For [d = 1]: the inverse of the identity plus a matrix of rank one. *)
+(** [lem-rn-woodbury] The inverse for [d = 1], without the determinants. *)
 Theorem rn_woodbury_rank_one u v x : 1 + dot n v u <> 0 ->
   let inverse y := (y - dot n v y / (1 + dot n v u) * u)%V in
-  equal n (inverse x + dot n v (inverse x) * u)%V x.
+  let M y := (y + dot n v y * u)%V in
+  equal n (M (inverse x)) x /\ equal n (inverse (M x)) x.
 Proof.
-  intros regular inverse i _. unfold inverse.
-  rewrite dot_minus_r, dot_scale_r. unfold plus, minus, scale. field. auto.
+  intros regular inverse M. split; intros i _; unfold inverse, M.
+  - rewrite dot_minus_r, dot_scale_r. unfold plus, minus, scale. field. auto.
+  - rewrite dot_plus_r, dot_scale_r. unfold plus, minus, scale. field. auto.
+Qed.
+
+(** [prop-rn-stop] Part 1: the computed residual after a step with errors. *)
+Theorem rn_stop_step L f x x' z rt rt' g : 0 <= L -> lipschitz L f ->
+  let r u := (block f u - z)%V in
+  norm n (rt - r x)%V <= g -> norm n (rt' - r x')%V <= g -> norm n (x' - (x - rt))%V <= g ->
+  norm n rt' <= L * norm n rt + 3 * (1 + L) * g.
+Proof.
+  intros L_pos lip r one two three. specialize (lip x' x).
+  pose proof (norm_nonneg n (rt - r x)%V).
+  assert (step : norm n (x' - x)%V <= g + norm n rt).
+  { rewrite (norm_equal n _ ((x' - (x - rt)) + (-1 * rt))%V) by (intros i _; unfold plus, minus, scale; ring).
+    eapply Rle_trans; [apply norm_plus|]. rewrite norm_scale, Rabs_left; lra. }
+  rewrite (norm_equal n rt' ((rt' - r x') + (((x' - (x - rt)) + (-1 * (rt - r x))) + (f x' - f x)))%V)
+    by (intros i _; unfold r, block, plus, minus, scale; ring).
+  pose proof (norm_plus n (rt' - r x')%V (((x' - (x - rt)) + (-1 * (rt - r x))) + (f x' - f x))%V).
+  pose proof (norm_plus n ((x' - (x - rt)) + (-1 * (rt - r x)))%V (f x' - f x)%V).
+  pose proof (norm_plus n (x' - (x - rt))%V (-1 * (rt - r x))%V) as last.
+  rewrite norm_scale, Rabs_left in last by lra. nra.
 Qed.
 End Block.
 
-(** [prop-rn-stop] Part 2: where a step with errors gains nothing, the residual is at the floor of rounding. *)
+(** [prop-rn-stop] Part 2, from part 1: where a step with errors gains nothing, the residual is at the floor of
+    rounding. *)
 Theorem rn_stop_floor L g before after : 0 <= L < 1 ->
   after <= L * before + 3 * (1 + L) * g -> before <= after ->
   before <= 3 * (1 + L) / (1 - L) * g /\ after <= 3 * (1 + L) / (1 - L) * g.
@@ -397,8 +422,8 @@ Qed.
 
 (** ** Turning *)
 
-(** [thm-rn-turn] Part 3: the branch of a rotation by [w], which is the rotation minus the identity, has the
-    Lipschitz constant [2 sin (w / 2)]. *)
+(** [thm-rn-turn] Part 3, the direction 'if', for one of the [K] equal turns: the branch of a rotation by [w], which is
+    the rotation minus the identity, has the Lipschitz constant [2 sin (w / 2)]. *)
 Theorem rn_turn_branch w x y :
   (cos w * x - sin w * y - x)^2 + (sin w * x + cos w * y - y)^2 = (2 * sin (w / 2))^2 * (x^2 + y^2).
 Proof.

@@ -6,7 +6,8 @@ From Coquelicot Require Import Coquelicot.
 From Interval Require Import Tactic.
 Open Scope R_scope.
 
-(** [thm-rn-turn] Part 3 in numbers: three blocks never make half a turn, four do so from [L = 0.766] on. *)
+(** [thm-rn-turn] Part 3 in numbers: the bound for half a turn is 1 for three blocks, which no [L < 1] reaches, and
+    between 0.765 and 0.766 for four. *)
 Theorem rn_turn_half : 2 * sin (PI / (2 * 3)) = 1 /\ 0.765 < 2 * sin (PI / (2 * 4)) < 0.766.
 Proof.
   split.
@@ -14,10 +15,11 @@ Proof.
   - split; interval.
 Qed.
 
-(** [thm-rn-lift] Part 3 in numbers: the bound for the stretch 3 and four blocks. *)
-Theorem rn_lift_four : 0.89 < 2 * sin ((PI + asin ((3^2 - 1) / (3^2 + 1))) / (2 * 4)) < 1.
+(** [thm-rn-lift] Part 3 in numbers: for the stretch 3 and four blocks the bound exceeds 0.97, the [L] of the book's
+    networks. *)
+Theorem rn_lift_four : 0.97 < 2 * sin ((PI + asin ((3^2 - 1) / (3^2 + 1))) / (2 * 4)) < 0.974.
 Proof.
-  assert (angle : 0.927 < asin ((3^2 - 1) / (3^2 + 1)) < 0.928).
+  assert (angle : 0.9272 < asin ((3^2 - 1) / (3^2 + 1)) < 0.9273).
   { replace ((3^2 - 1) / (3^2 + 1)) with (4 / 5) by field. rewrite asin_atan by lra.
     replace (4 / 5 / sqrt (1 - (4 / 5)^2)) with (4 / 3).
     - split; interval.

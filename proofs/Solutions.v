@@ -14,7 +14,7 @@ Proof.
   eapply Rle_trans; [apply norm_plus|]. rewrite !norm_scale, !Rabs_right by lra. nra.
 Qed.
 
-(** 2. For a Gaussian prior the MAP estimate is the posterior mean, Wiener's filter. *)
+(** 2. On the line and for a Gaussian prior, Wiener's filter minimizes the MAP objective. *)
 Theorem wiener_is_map h d s z x : 0 < h -> 0 < d -> 0 < s ->
   let objective u := / 2 * h * u^2 - z * u + d^2 * u^2 / (2 * s^2) in
   objective (z / (h + d^2 / s^2)) <= objective x.

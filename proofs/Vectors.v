@@ -224,8 +224,9 @@ End Rules.
 
 (** ** Expectations *)
 
-(** All that is used of an expectation. Which functions have one is not treated here: with weights on finitely many
-    points, [finite], all do. *)
+(** What the proofs use of an expectation. Here every function has one. So it is for weights on finitely many points,
+    [finite], and not for a random vector with a density: there the same lines hold for the functions that have an
+    expectation, which is shown in the chapters. *)
 Record expectation (W : Type) := {
   mean :> (W -> R) -> R;
   mean_linear : forall u v f g, mean (fun w => u * f w + v * g w) = u * mean f + v * mean g;

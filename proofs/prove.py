@@ -6,8 +6,8 @@ Usage::
     python proofs/prove.py --required    without Coq, fail
 
 Coq compiles copies of the files in ``_build/proofs``. What a theorem may assume is listed here, and nothing else: what
-the real numbers of Coq's standard library are built on; and for the theorems of ``Numbers.v`` also the specification of
-the machine's integers and floats in this library.
+the real numbers of Coq's standard library are built on, and the excluded middle; and for the theorems of ``Numbers.v``
+also the specification of the machine's integers and floats in this library.
 """
 
 from __future__ import annotations

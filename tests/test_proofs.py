@@ -110,4 +110,4 @@ def test_a_planted_axiom_is_named(compiled: Path) -> None:
     (compiled / "Planted.v").write_text(text, encoding="utf-8")
     prove.run_coq(compiled, "Planted")
     with pytest.raises(prove.NotProvedError, match="easy assumes wrong"):
-        prove.check_assumptions(compiled, ["Planted"], ["ap_clip_lipschitz", "easy"])
+        prove.check_assumptions(compiled, ["Planted"], ["ap_clip_nearest", "easy"])

@@ -1,7 +1,7 @@
 """A small Sphinx extension: which statement uses which, told in each statement and drawn as a map.
 
 A statement uses another if it, or the proof that follows it, refers to it. Every statement ends with a line that says
-where it is used, which functions of the library its check calls, and which theorem for Coq has its algebra.
+where it is used, which functions of the library its check calls, and which theorem for Coq has part of its algebra.
 ``{statement-map}`` draws all of them, coloured by how they are secured, and holds a table as well.
 """
 
@@ -149,7 +149,7 @@ def checked_by_coq(app: Sphinx, page: str, theorems: list[Theorem], space: str) 
     first, more = theorems[0].name, len(theorems) - 1
     address = f"{app.builder.get_relative_uri(page, PROOFS)}#coq-{first}"
     link = nodes.reference("", "", nodes.literal("", first), refuri=address, internal=True)
-    return [nodes.Text(f"{space}Algebra checked by Coq: "), link, nodes.Text(f" and {more} more." if more else ".")]
+    return [nodes.Text(f"{space}Checked by Coq, in part: "), link, nodes.Text(f" and {more} more." if more else ".")]
 
 
 def functions_called(env: BuildEnvironment, page: str) -> dict[str, list[str]]:
