@@ -698,20 +698,25 @@ def exact_errors(trial: Trial) -> dict[str, Tensor]:
     return {"mean": rms(trial.mean - trial.x), "map": rms(trial.mode - trial.x), "apart": trial.apart}
 
 
-def results(kind: str) -> dict[str, dict[int, dict[str, Tensor]]]:
-    """Return what is stored, by contestant, number of samples and measure, (geometries, seeds) each.
+Results = dict[str, dict[int, dict[str, Tensor]]]
+"""By contestant, number of samples and measure, (geometries, seeds) each."""
+
+
+def results(kind: str) -> tuple[Results, float]:
+    """Return what is stored of an arena, and the median of the seconds of its trainings.
 
     Under "exact" and 0 are the errors of the exact estimators.
     """
-    found: dict[str, dict[int, dict[str, Tensor]]] = {}
+    found: Results = {}
     with np.load(STORED) as file:
+        measures, seconds = file[f"{kind}/measures"].tolist(), file[f"{kind}/seconds"]
         for key in file.files:
-            if key.startswith(f"{kind}/"):
-                _, method, size, name = key.split("/")
-                value = torch.from_numpy(file[key]).double()
-                value = value if name == "training_seconds" else value.reshape(-1, MEMBERS)
-                found.setdefault(method, {}).setdefault(int(size), {})[name] = value
-    return found
+            if key.startswith(f"{kind}/") and key.count("/") == 2:
+                _, method, size = key.split("/")
+                rows = torch.from_numpy(file[key]).double().reshape(len(measures), -1, MEMBERS)
+                known = {name: row for name, row in zip(measures, rows, strict=True) if not row.isnan().all()}
+                found.setdefault(method, {})[int(size)] = known
+    return found, float(np.median(seconds[seconds > 0]))
 
 
 # Which reconstructions some prior explains

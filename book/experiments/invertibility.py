@@ -31,6 +31,7 @@ RATES = {"plane": {"proximal": 0.15}, "chain": {}}
 """Where they are not 0.02."""
 BATCH = {"plane": 128, "chain": 32}
 TESTS = {"plane": 1000, "chain": 24}
+SIZES = {"plane": (0, 64, 1024, 256), "chain": (0, 64)}
 BUDGET = {"plane": 8.0, "chain": 12.0}
 """Seconds of one thread, for nine networks in the plane and three on the chain."""
 STEPS = {
@@ -57,7 +58,6 @@ STEPS = {
             "reconstruction",
             "flow",
             "log_det",
-            "approximation",
         )
     ),
 }
@@ -128,7 +128,7 @@ def run(kind: str, method: str, size: int, folder: Path) -> dict[str, np.ndarray
     arrays = {name: value.numpy() for name, value in found.items()}
     arrays["kept"] = training.kept.expand(len(arena.sets)).numpy()
     arrays["steps"] = np.full(len(arena.sets), steps)
-    return arrays | {"training_seconds": np.array([training.seconds])}
+    return arrays | {"training_seconds": np.array(training.seconds)}
 
 
 def contestants(kind: str) -> list[str]:
@@ -137,22 +137,27 @@ def contestants(kind: str) -> list[str]:
 
 
 def collect(folder: Path) -> None:
-    """Write all measurements, with seed and hash, into one small file."""
-    arrays: dict[str, object] = {
-        "hash": code_hash(),
-        "seed": SEED,
-        "command": "python book/experiments/invertibility.py",
-    }
+    """Write all measurements, with seed, seconds and hash, into one small file: a row for each measure."""
+    command = "python book/experiments/invertibility.py"
+    arrays: dict[str, object] = {"hash": code_hash(), "seed": SEED, "command": command}
     for kind in STEPS:
-        for method, size in product(contestants(kind), checks.SIZES):
-            with np.load(folder / f"{kind}-{method}-{size}.npz") as found:
-                arrays |= {f"{kind}/{method}/{size}/{name}": found[name].astype(np.float32) for name in found.files}
+        found, seconds = {}, {}
+        for method, size in product(contestants(kind), SIZES[kind]):
+            with np.load(folder / f"{kind}-{method}-{size}.npz") as file:
+                found[f"{method}/{size}"] = {name: file[name] for name in file.files if name != "training_seconds"}
+                seconds[f"{method}/{size}"] = float(file["training_seconds"].item())
         trial, others = trials(kind)
-        for name, value in checks.exact_errors(trial).items():
-            arrays[f"{kind}/exact/0/{name}"] = value.numpy()
+        found["exact/0"] = {name: value.numpy() for name, value in checks.exact_errors(trial).items()}
         for other, each in others.items():
-            for name, value in checks.exact_errors(each).items():
-                arrays[f"{kind}/exact/0/{other}_{name}"] = value.numpy()
+            found["exact/0"] |= {f"{other}_{k}": value.numpy() for k, value in checks.exact_errors(each).items()}
+
+        measures = sorted(set().union(*found.values()))
+        arrays[f"{kind}/measures"] = np.array(measures)
+        arrays[f"{kind}/seconds"] = np.array(list(seconds.values()))
+        nothing = np.full(len(trial.problems), np.nan)
+        for name, values in found.items():
+            rows = [values.get(measure, nothing) for measure in measures]
+            arrays[f"{kind}/{name}"] = np.stack(rows).astype(np.float32)
     np.savez_compressed(checks.STORED, allow_pickle=False, **arrays)
 
 
@@ -167,7 +172,7 @@ def main() -> None:
     options.folder.mkdir(exist_ok=True)
     start = time.monotonic()
     for kind in options.kinds:
-        for size, method in product(reversed(checks.SIZES), contestants(kind)):
+        for size, method in product(SIZES[kind], contestants(kind)):
             file = options.folder / f"{kind}-{method}-{size}.npz"
             if time.monotonic() - start > 60 * options.minutes:
                 return
@@ -177,7 +182,7 @@ def main() -> None:
             claim.touch()
             arrays = run(kind, method, size, options.folder)
             np.savez_compressed(file, allow_pickle=False, **arrays)
-            print(kind, method, size, *arrays["training_seconds"].round(1), arrays["truth"].round(4), flush=True)
+            print(kind, method, size, arrays["training_seconds"].round(1), arrays["truth"].round(4), flush=True)
     if options.collect:
         collect(options.folder)
 
