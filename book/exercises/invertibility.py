@@ -93,7 +93,6 @@ QUESTIONS = (
             Mistake("This is the whole of $D - D^*$; the nearest matrix is half-way.", lambda D: 2 * nearest(D)),
             Mistake("This is the spectral norm.", lambda D: torch.linalg.matrix_norm(0.5 * (D - D.mT), 2)),
             Mistake("This is the square of the distance.", lambda D: nearest(D) ** 2),
-            Mistake("Each pair of entries counts twice in this norm.", lambda D: nearest(D) / 2**0.5),
         ),
         takes="D",
         inputs=((D,), (THREE,)),
@@ -114,6 +113,7 @@ QUESTIONS = (
                 "The circle has the radius $\\varrho$, so its square enters.", lambda D, r, n: around(D, 1.0, n) * r
             ),
         ),
+        part="b",
         takes="D, radius, N",
         inputs=((D, 1.5, 5), (-D, 0.4, 40)),
     ),

@@ -13,7 +13,7 @@ import hashlib
 import inspect
 import sys
 import time
-from itertools import product
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +96,7 @@ def fitting(kind: str, method: str, arena: checks.Arena) -> int:
     return max(10, round(8 * BUDGET[kind] / checks.train(method, net, arena, steps=8, **options).seconds))
 
 
+@cache
 def trials(kind: str) -> tuple[checks.Trial, dict[str, checks.Trial]]:
     """Return the test data, and those of other problems."""
     count = TESTS[kind]
@@ -131,9 +132,15 @@ def run(kind: str, method: str, size: int, folder: Path) -> dict[str, np.ndarray
     return arrays | {"training_seconds": np.array(training.seconds)}
 
 
-def contestants(kind: str) -> list[str]:
-    """Return those that are trained, and the affine map."""
-    return [*STEPS[kind], "affine"]
+def runs(kind: str) -> list[tuple[str, int]]:
+    """Return contestants and numbers of samples.
+
+    All have endless samples. With few samples approximation, which knows no prior, is left out, and some others, too.
+    """
+    everybody, pairs = (*STEPS[kind], "affine"), ("divergence", "implicit", "direct", "plain", "affine")
+    most = [name for name in everybody if name != "approximation"]
+    few = {0: everybody, 64: most, 1024: most, 256: pairs} if kind == "plane" else {0: everybody, 64: pairs}
+    return [(name, size) for size in SIZES[kind] for name in few[size]]
 
 
 def collect(folder: Path) -> None:
@@ -142,7 +149,7 @@ def collect(folder: Path) -> None:
     arrays: dict[str, object] = {"hash": code_hash(), "seed": SEED, "command": command}
     for kind in STEPS:
         found, seconds = {}, {}
-        for method, size in product(contestants(kind), SIZES[kind]):
+        for method, size in runs(kind):
             with np.load(folder / f"{kind}-{method}-{size}.npz") as file:
                 found[f"{method}/{size}"] = {name: file[name] for name in file.files if name != "training_seconds"}
                 seconds[f"{method}/{size}"] = float(file["training_seconds"].item())
@@ -172,7 +179,7 @@ def main() -> None:
     options.folder.mkdir(exist_ok=True)
     start = time.monotonic()
     for kind in options.kinds:
-        for size, method in product(SIZES[kind], contestants(kind)):
+        for method, size in runs(kind):
             file = options.folder / f"{kind}-{method}-{size}.npz"
             if time.monotonic() - start > 60 * options.minutes:
                 return
