@@ -120,7 +120,8 @@ class ConvexGradient(nn.Module):
         members, batch = x.shape[:2]
         fields = nn.functional.pad(x.transpose(0, 1).flatten(1, 2), 2 * [self.kernel // 2], mode="circular")
         out: Tensor = nn.functional.conv1d(fields, weight.flatten(0, 1), groups=members)
-        return out.unflatten(1, (members, -1)).transpose(0, 1).reshape(members, batch, -1, x.shape[-1])
+        found: Tensor = out.unflatten(1, (members, -1)).transpose(0, 1).reshape(members, batch, -1, x.shape[-1])
+        return found
 
     def potential(self, w: Tensor) -> Tensor:
         """Return the convex function at points (E, B, n), (E, B)."""
