@@ -33,6 +33,7 @@ CHAPTERS = (
     "signals",
     "local-fields",
     "photographs",
+    "invertibility",
     "choosing",
 )
 """The chapters that have exercises."""

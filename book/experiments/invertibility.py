@@ -1,0 +1,199 @@
+"""Run the contest of the chapter on what invertibility buys, and store what is measured.
+
+    python book/experiments/invertibility.py plane            all that is missing; again, to go on after a stop
+    python book/experiments/invertibility.py chain --minutes 5  begin nothing new after so long
+    python book/experiments/invertibility.py --collect        write book/checks/invertibility.npz
+
+One thread. In the plane nine networks are trained side by side (three geometries, three seeds), on the chain three. A
+folder keeps the samples and the measurements.
+"""
+
+import argparse
+import hashlib
+import inspect
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+BOOK = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(BOOK.parent), str(BOOK)]
+
+from checks import invertibility as checks  # noqa: E402
+from checks import local_fields  # noqa: E402
+from checks.tools import seeded  # noqa: E402
+
+SEED = 1
+RATES = {"plane": {"proximal": 0.15}, "chain": {}}
+"""Where they are not 0.02."""
+BATCH = {"plane": 128, "chain": 32}
+TESTS = {"plane": 1000, "chain": 24}
+SIZES = {"plane": (0, 64, 1024, 256), "chain": (0, 64)}
+BUDGET = {"plane": 8.0, "chain": 12.0}
+"""Seconds of one thread, for nine networks in the plane and three on the chain."""
+STEPS = {
+    "plane": {
+        "divergence": 600,
+        "implicit": 820,
+        "reconstruction": 320,
+        "direct": 950,
+        "plain": 1340,
+        "proximal": 440,
+        "denoising": 1400,
+        "flow": 680,
+        "log_det": 580,
+        "approximation": 760,
+    },
+    "chain": dict.fromkeys(
+        (
+            "divergence",
+            "implicit",
+            "direct",
+            "plain",
+            "proximal",
+            "denoising",
+            "reconstruction",
+            "flow",
+            "log_det",
+        )
+    ),
+}
+"""Steps that take about so long. None: as many as fit, by the time of the first ones; how many these were is stored."""
+
+
+def code_hash() -> str:
+    """Return the hash of all that the numbers follow from, beside `invlib`: this script, networks, losses, measures."""
+    parts = (
+        *(checks.PlainResNet, checks.PlainConvNet, checks.calm, checks.ConvexGradient, checks.Flow, checks.Arena),
+        *(checks.plane_geometries, checks.plane, checks.chain, checks.resnet, checks.convex, checks.flow),
+        *(checks.half_square, checks.proximal_matching, checks.denoising, checks.network, checks.core_map),
+        *(checks.Keeper, checks.width_of, checks.train, checks.with_jacobian, checks.climb, checks.Contestant),
+        *(checks.plane_trial, checks.chain_trial, checks.other_operator, checks.louder, checks.measure),
+    )
+    text = Path(__file__).read_text(encoding="utf-8")
+    text += "".join(map(inspect.getsource, parts))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def points_of_the_chain(folder: Path) -> torch.Tensor:
+    """Return the samples of the chain, from the folder if they are there."""
+    file = folder / "points.pt"
+    if not file.exists():
+        torch.save(local_fields.exact_samples(local_fields.Field(64), checks.ENDLESS["chain"], seeded(SEED)), file)
+    points: torch.Tensor = torch.load(file)
+    return points
+
+
+def fitting(kind: str, method: str, arena: checks.Arena) -> int:
+    """Return how many steps fit in the budget, from the time of eight."""
+    net = checks.network(method, arena, SEED)
+    options = {"rate": 1e-6, "batch_size": BATCH[kind], "seed": SEED, "endless": True}
+    checks.train(method, net, arena, steps=2, **options)
+    net = checks.network(method, arena, SEED)
+    return max(10, round(8 * BUDGET[kind] / checks.train(method, net, arena, steps=8, **options).seconds))
+
+
+@cache
+def trials(kind: str) -> tuple[checks.Trial, dict[str, checks.Trial]]:
+    """Return the test data, and those of other problems."""
+    count = TESTS[kind]
+    if kind == "chain":
+        return checks.chain_trial(count), {"loud": checks.chain_trial(count, checks.LOUDER)}
+    geometries = checks.plane_geometries()
+    loud = checks.plane_trial([checks.louder(g) for g in geometries], count)
+    other = checks.plane_trial([checks.other_operator(g) for g in geometries], count)
+    return checks.plane_trial(geometries, count), {"loud": loud, "other": other}
+
+
+def run(kind: str, method: str, size: int, folder: Path) -> dict[str, np.ndarray]:
+    """Train the networks of a contestant, and measure them."""
+    arena = checks.plane(size, seed=SEED) if kind == "plane" else checks.chain(size, points_of_the_chain(folder))
+    net = checks.network(method, arena, SEED)
+    training, steps = checks.Training(0.0, torch.zeros(1)), 0
+    if method != "affine":
+        steps = STEPS[kind][method] or fitting(kind, method, arena)
+        training = checks.train(
+            method,
+            net,
+            arena,
+            steps=steps,
+            rate=RATES[kind].get(method, 0.02),
+            batch_size=BATCH[kind],
+            seed=SEED,
+            endless=size == 0,
+        )
+    found = checks.measure(checks.Contestant(method, net, arena), *trials(kind))
+    arrays = {name: value.numpy() for name, value in found.items()}
+    arrays["kept"] = training.kept.expand(len(arena.sets)).numpy()
+    arrays["steps"] = np.full(len(arena.sets), steps)
+    return arrays | {"training_seconds": np.array(training.seconds)}
+
+
+def runs(kind: str) -> list[tuple[str, int]]:
+    """Return contestants and numbers of samples.
+
+    All have endless samples. With few samples approximation, which knows no prior, is left out, and some others, too.
+    """
+    everybody, pairs = (*STEPS[kind], "affine"), ("divergence", "implicit", "direct", "plain", "affine")
+    most = [name for name in everybody if name != "approximation"]
+    few = {0: everybody, 64: most, 1024: most, 256: pairs} if kind == "plane" else {0: everybody, 64: pairs}
+    return [(name, size) for size in SIZES[kind] for name in few[size]]
+
+
+def collect(folder: Path) -> None:
+    """Write all measurements, with seed, seconds and hash, into one small file: a row for each measure."""
+    command = "python book/experiments/invertibility.py"
+    arrays: dict[str, object] = {"hash": code_hash(), "seed": SEED, "command": command}
+    for kind in STEPS:
+        found, seconds = {}, {}
+        for method, size in runs(kind):
+            with np.load(folder / f"{kind}-{method}-{size}.npz") as file:
+                found[f"{method}/{size}"] = {name: file[name] for name in file.files if name != "training_seconds"}
+                seconds[f"{method}/{size}"] = float(file["training_seconds"].item())
+        trial, others = trials(kind)
+        found["exact/0"] = {name: value.numpy() for name, value in checks.exact_errors(trial).items()}
+        for other, each in others.items():
+            found["exact/0"] |= {f"{other}_{k}": value.numpy() for k, value in checks.exact_errors(each).items()}
+
+        measures = sorted(set().union(*found.values()))
+        arrays[f"{kind}/measures"] = np.array(measures)
+        arrays[f"{kind}/seconds"] = np.array(list(seconds.values()))
+        nothing = np.full(len(trial.problems), np.nan)
+        for name, values in found.items():
+            rows = [values.get(measure, nothing) for measure in measures]
+            arrays[f"{kind}/{name}"] = np.stack(rows).astype(np.float32)
+    np.savez_compressed(checks.STORED, allow_pickle=False, **arrays)
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kinds", nargs="*", choices=[*STEPS, []])
+    parser.add_argument("--minutes", type=float, default=600.0)
+    parser.add_argument("--folder", type=Path, default=Path("invertibility-run"))
+    parser.add_argument("--collect", action="store_true")
+    options = parser.parse_args()
+    options.folder.mkdir(exist_ok=True)
+    start = time.monotonic()
+    for kind in options.kinds:
+        for method, size in runs(kind):
+            file = options.folder / f"{kind}-{method}-{size}.npz"
+            if time.monotonic() - start > 60 * options.minutes:
+                return
+            claim = file.with_suffix(".claim")  # several may run side by side
+            if claim.exists():
+                continue
+            claim.touch()
+            arrays = run(kind, method, size, options.folder)
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+            print(kind, method, size, arrays["training_seconds"].round(1), arrays["truth"].round(4), flush=True)
+    if options.collect:
+        collect(options.folder)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
