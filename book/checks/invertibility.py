@@ -778,7 +778,7 @@ def results(kind: str) -> Results:
             _, method, size = key.split("/")
             rows = torch.from_numpy(file[key]).double().reshape(len(measures), -1, MEMBERS)
             known = {name: row for name, row in zip(measures, rows, strict=True) if not row.isnan().all()}
-            found.setdefault(method, {})[int(size)] = known | {"seconds": torch.tensor(float(seconds))}
+            found.setdefault(method, {})[int(size)] = known | {"seconds": torch.full(rows.shape[1:], float(seconds))}
     return found
 
 
