@@ -37,7 +37,7 @@ STORED = Path(__file__).with_suffix(".npz")
 """The measurements: see `book/experiments/invertibility.py`."""
 
 SIZES = (64, 256, 1024, 0)
-"""Samples; 0 means that there are always new ones."""
+"""Samples; 0 means `ENDLESS`."""
 
 MEMBERS = 3
 """Seeds: each has samples of its own."""
@@ -45,7 +45,10 @@ MEMBERS = 3
 HELD_OUT = 0.25
 
 ENDLESS = {"plane": 2**17, "chain": 2**13}
-"""How many samples stand for an endless supply."""
+"""How many samples stand for an endless supply; a quarter of them is held out, as always.
+
+In the plane each network has its own, and sees none more than twice. On the chain all seeds share them.
+"""
 
 TAU = {"plane": 0.15, "chain": 0.1}
 """Noise of denoising score matching, in standard variables."""
@@ -306,7 +309,7 @@ def resnet(arena: Arena, seed: int, *, plain: bool) -> ResNet:
         return calm((PlainResNet if plain else IResNet)(2, members=members, generator=generator))
     kind = PlainConvNet if plain else ConvIResNet
     net = kind((arena.standard.dim,), blocks=8, channels=16, members=members, generator=generator)
-    return calm(net) if plain else net
+    return calm(net)
 
 
 def convex(arena: Arena, seed: int) -> ConvexGradient:
@@ -375,12 +378,19 @@ def network(method: str, arena: Arena, seed: int) -> nn.Module:
     return resnet(arena, seed, plain=method not in (*FORWARD, "direct"))
 
 
+def wiener(points: Tensor, z: Tensor, noise: float | Tensor) -> Tensor:
+    """Return Wiener's filter for signals on a circle, A = 1, with the spectrum of the points."""
+    spectrum = torch.fft.fft(points).abs().square().mean(0) / points.shape[-1]
+    filtered: Tensor = torch.fft.ifft(torch.fft.fft(z) * spectrum / (spectrum + noise**2)).real
+    return filtered
+
+
 def core_map(method: str, net: nn.Module, arena: Arena) -> Map:
     """Return the map of a contestant in standard variables, t -> w or, for `BACKWARD`, w -> t."""
     noise2 = arena.strength.square()[:, None, None]
     if method == "affine" and arena.kind == "chain":
         return lambda w: torch.stack(
-            [local_fields.wiener(each.training, part) for each, part in zip(arena.sets, w, strict=True)]
+            [wiener(each.training, part, local_fields.NOISE) for each, part in zip(arena.sets, w, strict=True)]
         )
     if method == "flow":
         return lambda t: t @ arena.inner - noise2 * net(t)
@@ -497,6 +507,35 @@ def climb(function: Map, z: Tensor, start: Tensor, step: Tensor, iterations: int
         return x, (z - function(x).detach()).norm(dim=-1) < 1e-4
 
 
+def ascend(
+    function: Map, z: Tensor, start: Tensor, root: Tensor, longest: float = 0.3, iterations: int = 100
+) -> tuple[Tensor, Tensor]:
+    """Return where an ascent in the plane ends, (E, B, n), and which points solve function(x) = z.
+
+    The residual z - function(x) is the gradient of a log-posterior, or nearly so. In the variables `root` x, whose
+    steps have at most the length `longest`, it is divided by the moduli of the curvatures, so every step goes up, away
+    from saddles; where all curvatures are positive, it is Newton's step. A step after which the gradient points back
+    is followed by one that is halved.
+    """
+    inverse = torch.linalg.inv(root)
+    x, share = start, torch.ones(z.shape[:-1], dtype=z.dtype)
+    before = torch.zeros_like(z)
+    for _ in range(iterations):
+        value, jacobian = with_jacobian(function, x)
+        if (z - value).norm(dim=-1).max() < 1e-8:
+            break
+        up, slope = (z - value) @ inverse, inverse.unsqueeze(1) @ jacobian @ inverse.unsqueeze(1)
+        share = torch.where((up * before).sum(-1) < 0, 0.5 * share, (2 * share).clamp(max=1))
+        curvatures, axes = torch.linalg.eigh(0.5 * (slope + slope.mT))
+        saddle_free = (axes / curvatures.abs().clamp(min=1e-6).unsqueeze(-2)) @ (axes.mT @ up.unsqueeze(-1))
+        rises = curvatures[..., :1, None] > 1e-6
+        step = torch.where(rises, torch.linalg.pinv(slope) @ up.unsqueeze(-1), saddle_free).squeeze(-1)
+        step = share.unsqueeze(-1) * step
+        before = step * (longest / step.norm(dim=-1, keepdim=True).clamp(min=longest))
+        x = x + before @ inverse
+    return x, (z - with_jacobian(function, x)[0]).norm(dim=-1) < 1e-6
+
+
 @dataclass(frozen=True)
 class Contestant:
     """A trained contestant: its map in standard variables, and what follows from it.
@@ -517,8 +556,13 @@ class Contestant:
         return core_map(self.method, self.net, self.arena)
 
     def phi(self, x: Tensor) -> Tensor:
-        """Return x -> z for a network that is laid in this direction, (E, B, n)."""
+        """Return x -> z, H - delta^2 score, for who holds a score, (E, B, n).
+
+        The score of the affine map is that of a Gaussian, so this is the inverse of Wiener's filter.
+        """
         v = self.arena.standard
+        if self.method == "affine":
+            return v.last.value(v.first.value(x))
         return v.last.value(self.core(v.first.value(x)))
 
     def backward(self, z: Tensor) -> Tensor:
@@ -548,9 +592,9 @@ class Contestant:
         return inverse
 
     def image(self, x: Tensor) -> Tensor:
-        """Return x -> z for an invertible network, whichever way it is laid, (E, B, n)."""
-        if self.method in FORWARD:
-            return self.phi(x)
+        """Return x -> z for an invertible network, whichever way it is laid, or from a score, (E, B, n)."""
+        if self.method != "direct":
+            return self.phi(x).detach()
         v = self.arena.standard
         found: Tensor = v.last.value(self.net.solve_inverse(v.first.value(x), tol=1e-9).x)  # type: ignore[operator]
         return found
@@ -558,16 +602,22 @@ class Contestant:
     def carried(self, problems: Sequence[LinearProblem], z: Tensor) -> tuple[Tensor, Tensor]:
         """Return reconstructions for other problems from the same training, and which solve their equation.
 
-        phi_rho(x) = z, from Wiener's filter: by Newton's method in the plane, by gradient ascent on the chain. For a
-        proximal network x = f(u), and the unknown is u.
+        phi_rho(x) = z, from Wiener's filter: by ascent. For a proximal network x = f(u), and the unknown is u, in the
+        plane by Newton's method. For the affine map Wiener's filter is all.
         """
         H, P = self.arena.normal, self.arena.standard.wiener
         changed = torch.stack([problem.normal_operator for problem in problems])
         noise = torch.tensor([problem.noise_std for problem in problems], dtype=torch.float64)[:, None, None]
         rho = (noise / self.arena.noise) ** 2
         mean = self.arena.standard.mean.unsqueeze(1)
-        start = mean + (z - mean @ changed) @ torch.linalg.inv(changed + rho * (P - H))
+        curvature = changed + rho * (P - H)
+        start = mean + (z - mean @ changed) @ torch.linalg.inv(curvature)
         proximal = self.method == "proximal"
+        if self.method == "affine":
+            if self.arena.kind == "chain":
+                pairs = zip(self.arena.sets, z, strict=True)
+                start = torch.stack([wiener(each.training, part, noise[0, 0, 0]) for each, part in pairs])
+            return start, torch.ones(z.shape[:-1], dtype=torch.bool)
 
         def equation(unknown: Tensor) -> Tensor:
             if proximal:
@@ -578,13 +628,19 @@ class Contestant:
             start = mean @ H + (start - mean) @ P
         if self.arena.kind == "chain":
             found, solved = climb(equation, z, start, 1 / rho if proximal else 1 / (1 + 30 * rho))
-        else:
+        elif proximal:
             found, solved = newton(lambda unknown: with_jacobian(equation, unknown), z, start, 60)
+        else:
+            values, axes = torch.linalg.eigh(curvature)
+            found, solved = ascend(equation, z, start, axes * values.sqrt().unsqueeze(-2) @ axes.mT)
         return self.backward(found).detach() if proximal else found, solved
 
 
-CARRIED = ("divergence", "implicit", "denoising", "proximal", "flow")
-"""Contestants that know the score: they can be carried to other problems."""
+CARRIED = ("divergence", "implicit", "denoising", "proximal", "flow", "affine")
+"""Contestants that know the score, the affine map that of a Gaussian: they can be carried to other problems."""
+
+ASCENT = ("implicit", "denoising", "flow")
+"""Those that reconstruct by ascent without a guarantee that it ends at a solution."""
 
 
 # Measurements
@@ -651,10 +707,12 @@ def louder(geometry: Geometry) -> Geometry:
 def measure(contestant: Contestant, trial: Trial, others: dict[str, Trial]) -> dict[str, Tensor]:
     """Return what is measured, (E,) each.
 
-    Errors against truth, mean and MAP are root mean squares of the distance; `forward` is in standard deviations of the
-    noise; `skew` is the mean of |D - D*|/|D + D*| for the derivative D of z -> reconstruction; `folds` is the share of
-    data, in per cent, where the symmetric part of D is not positive; `steep` is the largest derivative with respect to
-    y; `late` is the share, in per cent, of equations that were not solved. Times are seconds for each datum.
+    Errors against truth, mean and MAP are root mean squares of the distance, over all data; `forward` is in standard
+    deviations of the noise; `skew` is the mean of |D - D*|/|D + D*| for the derivative D of z -> reconstruction;
+    `folds` is the share of data, in per cent, where the symmetric part of D is not positive; `steep` is the largest
+    derivative with respect to y: these three over the data whose equation was solved. `late` is the share, in per
+    cent, of those that were not. `bent` is the share of the test points x where the symmetric part of the derivative of
+    x -> z is not positive. Times are seconds for each datum.
     """
     members, count, n = trial.x.shape
     start = time.process_time()
@@ -670,15 +728,18 @@ def measure(contestant: Contestant, trial: Trial, others: dict[str, Trial]) -> d
         "truth": rms(x - trial.x),
         "mean": rms(x - trial.mean),
         "map": rms(x - trial.mode),
-        "skew": skew.mean(-1),
-        "folds": 100 * (least <= 0).double().mean(-1),
-        "steep": torch.linalg.matrix_norm(D @ operators.mT, 2).amax(-1),
+        "skew": (skew * solved).sum(-1) / solved.sum(-1),
+        "folds": 100 * ((least <= 0) & solved).sum(-1) / solved.sum(-1),
+        "steep": (torch.linalg.matrix_norm(D @ operators.mT, 2) * solved).amax(-1),
         "late": 100 * (~solved).double().mean(-1),
         "inverse_seconds": torch.full((members,), seconds / (members * count)),
         "bar_seconds": torch.full((members,), bar / (members * count)),
         "forward": torch.full((members,), float("nan")),
     }
-    if contestant.method in (*FORWARD, "direct"):
+    if contestant.method not in BACKWARD and n == 2:
+        slopes = with_jacobian(contestant.phi, trial.x)[1]
+        found["bent"] = 100 * (torch.linalg.eigvalsh(0.5 * (slopes + slopes.mT))[..., 0] <= 0).double().mean(-1)
+    if contestant.method in (*FORWARD, "direct", *ASCENT) or (n == 2 and contestant.method == "affine"):
         miss = contestant.image(trial.x) - trial.x @ contestant.arena.normal
         white = torch.linalg.solve_triangular(torch.linalg.cholesky(contestant.arena.normal), miss.mT, upper=False)
         found["forward"] = rms(white.mT) / (contestant.arena.noise[:, 0, 0] * n**0.5)
@@ -691,7 +752,7 @@ def measure(contestant: Contestant, trial: Trial, others: dict[str, Trial]) -> d
             there = contestant.solve(other.z)[0]
         else:
             continue
-        found[f"{name}_truth"], found[f"{name}_map"] = rms(there - other.x), rms(there - other.mode)
+        found |= {f"{name}_mean": rms(there - other.mean), f"{name}_map": rms(there - other.mode)}
     return found
 
 
@@ -704,21 +765,21 @@ Results = dict[str, dict[int, dict[str, Tensor]]]
 """By contestant, number of samples and measure, (geometries, seeds) each."""
 
 
-def results(kind: str) -> tuple[Results, float]:
-    """Return what is stored of an arena, and the median of the seconds of its trainings.
+def results(kind: str) -> Results:
+    """Return what is stored of an arena, and, as a measure, the seconds of each training.
 
     Under "exact" and 0 are the errors of the exact estimators.
     """
     found: Results = {}
     with np.load(STORED) as file:
-        measures, seconds = file[f"{kind}/measures"].tolist(), file[f"{kind}/seconds"]
-        for key in file.files:
-            if key.startswith(f"{kind}/") and key.count("/") == 2:
-                _, method, size = key.split("/")
-                rows = torch.from_numpy(file[key]).double().reshape(len(measures), -1, MEMBERS)
-                known = {name: row for name, row in zip(measures, rows, strict=True) if not row.isnan().all()}
-                found.setdefault(method, {})[int(size)] = known
-    return found, float(np.median(seconds[seconds > 0]))
+        measures = file[f"{kind}/measures"].tolist()
+        keys = [key for key in file.files if key.startswith(f"{kind}/") and key.count("/") == 2]
+        for key, seconds in zip(keys, [*file[f"{kind}/seconds"], 0.0], strict=True):  # the last one is exact
+            _, method, size = key.split("/")
+            rows = torch.from_numpy(file[key]).double().reshape(len(measures), -1, MEMBERS)
+            known = {name: row for name, row in zip(measures, rows, strict=True) if not row.isnan().all()}
+            found.setdefault(method, {})[int(size)] = known | {"seconds": torch.full(rows.shape[1:], float(seconds))}
+    return found
 
 
 # Which reconstructions some prior explains
@@ -769,10 +830,12 @@ def circuit(function: Map, points: Tensor) -> float:
     return float((function(points) * (points.roll(-1, 0) - points)).sum())
 
 
-def skew_of_estimators(geometry: Geometry, generator: torch.Generator) -> float:
+def skew_of_estimators(geometry: Geometry, generator: torch.Generator) -> tuple[float, float]:
     """Return the largest skew entry of the derivatives of exact estimators, relative to the largest entry.
 
     Also of the posterior mean for a prior of 30 points, without a density. And verify that no eigenvalue is negative.
+    Second, the least ratio of the two sides of part 3 for random matrices against these derivatives, which are
+    differences and need not be symmetric.
     """
     problem, prior = geometry.problem, geometry.prior
     points, H = prior.sample(30, generator=generator), problem.normal_operator
@@ -784,12 +847,20 @@ def skew_of_estimators(geometry: Geometry, generator: torch.Generator) -> float:
     def modes(z: Tensor) -> Tensor:
         return invlib.map_estimate(problem, prior, z)
 
-    skews, data = [], 0.5 * torch.randn(20, 2, dtype=torch.float64, generator=generator) @ H
+    skews, ratios, data = [], [], 0.5 * torch.randn(20, 2, dtype=torch.float64, generator=generator) @ H
     for estimate in (geometry.mean, modes, of_points):
         D = derivative(estimate, data, 1e-5)
         skews.append(float((D - D.mT).abs().max() / D.abs().max()))
         assert torch.linalg.eigvalsh(0.5 * (D + D.mT)).min() > -1e-5 * D.abs().max()
-    return max(skews)
+        turned = D + torch.randn(D.shape, dtype=D.dtype, generator=generator)
+        ratios.append(float((torch.linalg.matrix_norm(turned - D) / turning(turned)).min()))
+    return max(skews), min(ratios)
+
+
+def turning(D: Tensor) -> Tensor:
+    """Return |D - D*|/2, (...)."""
+    found: Tensor = 0.5 * torch.linalg.matrix_norm(D - D.mT)
+    return found
 
 
 def minimizer(psi: ConvexPotential, H: np.ndarray, datum: np.ndarray) -> np.ndarray:
@@ -811,24 +882,21 @@ def check_iv_bayes() -> Numbers:
 
     Part 1: MAP estimates and means for the geometries of the contest; skew parts vanish to the error of differences.
     Part 2: the penalty R by scipy's conjugate of Psi; scipy's minimizer of J_z, which knows values of R only, against
-    grad Psi. Part 3: random symmetric matrices.
+    grad Psi. Part 3: random matrices against the differences of part 1.
     """
     generator = seeded(3)
-    skew = max(skew_of_estimators(geometry, generator) for geometry in plane_geometries())
+    found = [skew_of_estimators(geometry, generator) for geometry in plane_geometries()]
+    skew, ratio = max(each[0] for each in found), min(each[1] for each in found)
     assert skew < 1e-5
+    assert ratio > 1 - 1e-5
 
     gap, H = 0.0, np.diag([0.5, 0.9])
     z = torch.randn(3, 2, dtype=torch.float64, generator=generator)
     for seed in range(3):
         psi = random_potential(2, seed)
-        found = np.stack([minimizer(psi, H, datum) for datum in z.numpy()])
-        gap = max(gap, float(np.abs(found - psi.gradient(z).numpy()).max()))
+        least = np.stack([minimizer(psi, H, datum) for datum in z.numpy()])
+        gap = max(gap, float(np.abs(least - psi.gradient(z).numpy()).max()))
     assert gap < 1e-5
-
-    D, S = torch.randn(2, 500, 3, 3, dtype=torch.float64, generator=generator)
-    S = 0.5 * (S + S.mT) + 0.5 * torch.rand(500, 1, 1, dtype=torch.float64, generator=generator) * (D + D.mT)
-    half = 0.5 * torch.linalg.matrix_norm(D - D.mT)
-    assert (torch.linalg.matrix_norm(D - S) >= half - 1e-12).all()
     return {"skew": skew, "gap": gap}
 
 
@@ -836,7 +904,8 @@ def control_iv_bayes() -> Numbers:
     """Break the symmetry of Dr: a gradient plus a small rotation, still strongly monotone.
 
     The sum around a circle of data is positive, which it is for no minimizer of any J_z; for the gradient
-    alone it is negative. And a symmetric Dr with a negative eigenvalue: two data suffice.
+    alone it is negative. A map that is no such minimizer comes nearer to it than part 3 allows to them. And a
+    symmetric Dr with a negative eigenvalue: two data suffice.
     """
     psi = random_potential(2, 5)
     turn = torch.tensor([[0.0, -0.15], [0.15, 0.0]], dtype=torch.float64)
@@ -851,6 +920,8 @@ def control_iv_bayes() -> Numbers:
     least = float(torch.linalg.eigvalsh(0.5 * (D + D.mT)).min())
     assert max(sums.values()) > 0.05 > 0 > circuit(psi.gradient, circle)
     assert least > 0.3
+    nearby = derivative(lambda z: psi.gradient(z) + 0.8 * z @ turn, circle)
+    assert (torch.linalg.matrix_norm(D - nearby) < 0.5 * turning(D)).all()
     folded = circuit(lambda z: z * torch.tensor([1.0, -1.0]).double(), torch.tensor([[0.0, 1.0], [0.0, -1.0]]).double())
     assert folded > 0
     return {"sum": max(sums.values()), "least": least}

@@ -70,8 +70,9 @@ def code_hash() -> str:
         *(checks.PlainResNet, checks.PlainConvNet, checks.calm, checks.ConvexGradient, checks.Flow, checks.Arena),
         *(checks.plane_geometries, checks.plane, checks.chain, checks.resnet, checks.convex, checks.flow),
         *(checks.half_square, checks.proximal_matching, checks.denoising, checks.network, checks.core_map),
-        *(checks.Keeper, checks.width_of, checks.train, checks.with_jacobian, checks.climb, checks.Contestant),
-        *(checks.plane_trial, checks.chain_trial, checks.other_operator, checks.louder, checks.measure),
+        *(checks.wiener, checks.Keeper, checks.width_of, checks.train, checks.with_jacobian, checks.climb),
+        *(checks.ascend, checks.newton, checks.Contestant, checks.plane_trial, checks.chain_trial),
+        *(checks.other_operator, checks.louder, checks.measure, checks.exact_errors),
     )
     text = Path(__file__).read_text(encoding="utf-8")
     text += "".join(map(inspect.getsource, parts))
