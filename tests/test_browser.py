@@ -307,6 +307,18 @@ def test_print(browser: Browser, address: str, name: str) -> None:
     assert found == {"cut": 0, "buttons": 0, "closed": 0, "whole": 0}
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_first_visit_has_the_colours_of_the_system(browser: Browser, address: str, scheme: str) -> None:
+    page = browser.new_page(color_scheme=scheme)
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text) if message.type == "error" else None)
+    open_page(page, f"{address}/book/index.html")
+    shown = page.evaluate("document.documentElement.dataset.theme")
+    page.close()
+    assert shown == scheme
+    assert messages == []
+
+
 def test_first_page_leads_to_the_book(browser: Browser, address: str) -> None:
     page = browser.new_page()
     page.goto(f"{address}/index.html")

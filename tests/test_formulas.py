@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from checks import ablations, choosing, divergence, error_bars, inside_invlib, learned_grids, signals
+from checks import ablations, choosing, divergence, error_bars, inside_invlib, invertibility, learned_grids, signals
 from checks.tools import quadrature, random_problem, seeded
 
 import invlib
@@ -104,3 +104,19 @@ def test_how_far_mode_and_mean_are_apart():
         invlib.posterior_mean(case.problem, case.prior, case.z),
     )
     assert abs(float(case.apart) - float(torch.dist(*exact)) / math.sqrt(50)) < 1e-12
+
+
+def test_the_ascent_of_the_contest_ends_at_the_map_estimates():
+    geometries = invertibility.plane_geometries()
+    trial = invertibility.plane_trial(geometries, 100, members=1)
+    normal = torch.stack([each.problem.normal_operator for each in geometries])
+    noise = torch.tensor([each.problem.noise_std for each in geometries])[:, None, None]
+
+    def best(x: torch.Tensor) -> torch.Tensor:
+        scores = torch.stack([each.prior.score(part) for each, part in zip(geometries, x, strict=True)])
+        return x @ normal - noise**2 * scores
+
+    root = torch.eye(2, dtype=torch.float64).expand(len(geometries), 2, 2)
+    found, solved = invertibility.ascend(best, trial.z, torch.zeros_like(trial.z), root)
+    assert solved.all()
+    assert gap(found, trial.mode) < 1e-5

@@ -8,6 +8,8 @@ no formula; once ``html: baseurl`` is set, also its address and its first pictur
 
 *Scripts.* Extensions and the theme bring scripts that nothing in the book uses, and some twice; they stay out.
 
+*Colours.* Who comes for the first time sees light or dark pages as the system asks for, from the first moment on.
+
 *Address.* The buttons that lead to the repository appear once ``repository: url`` in
 ``_config.yml`` is set.
 """
@@ -27,6 +29,12 @@ UNUSED = ("thebe", "togglebutton", "togglehint", "toggleopen", "design-tabs", "s
 REPEATED = ("proof-content", "exercise-content", "solution-content")
 SHORTEST, LONGEST = 60, 200  # letters of a description
 ADDRESS_BUTTONS = ("use_repository_button", "use_edit_page_button", "use_issues_button")
+
+FIRST_VISIT = """{
+  const { dataset } = document.documentElement;
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  if (!dataset.mode) Object.assign(dataset, { mode: "auto", theme: dark ? "dark" : "light" });
+}"""
 
 
 def make_names_unique(app: Sphinx, tree: nodes.document) -> None:
@@ -99,4 +107,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", leave_out, priority=950)
     app.add_css_file("icons.css")
     app.add_js_file("reading.js", loading_method="defer")
+    app.add_js_file(None, body=FIRST_VISIT)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
