@@ -39,6 +39,8 @@ A caption.
 ```
 """
 
+HOST = "pages.invalid"  # a name that is kept free for examples
+
 
 def build(folder: Path, repository: str) -> BeautifulSoup:
     return small_pages.build(
@@ -72,7 +74,7 @@ def test_each_link_opens_a_report_that_is_filled_in(tmp_path: Path, monkeypatch:
 
 def test_without_an_address_there_is_no_link(tmp_path: Path) -> None:
     assert "report" not in str(build(tmp_path, "").select_one("article"))
-    assert reports.form_of("") == reports.form_of("https://pages.invalid/owner/a-book") == ""
+    assert reports.form_of("") == reports.form_of(f"https://{HOST}/owner/a-book") == ""
 
 
 def test_the_edition_and_the_commit_are_those_of_the_book(tmp_path: Path) -> None:
