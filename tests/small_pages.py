@@ -98,7 +98,7 @@ def build(
     settings = {**SETTINGS, "extensions": [*SETTINGS["extensions"], *extensions]}
     if theme is not None:
         shutil.copytree(ROOT / "book" / "_static", source / "_static", dirs_exist_ok=True)
-        files = {"html_static_path": ["_static"], "html_css_files": ["book.css"]}
+        files = {"html_static_path": ["_static"], "html_css_files": ["formulas.css", "book.css"]}
         settings |= {"html_theme": theme, **files}
     settings |= more_settings or {}
     with patch_docutils(), docutils_namespace():

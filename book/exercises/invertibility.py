@@ -47,12 +47,17 @@ def backwards(D: Tensor, radius: float, count: int) -> float:
 
 
 def through(f: Any, z: float, h: float, new: float, rho: float) -> float:
-    """Return the reconstruction of a new problem on the line from a proximal map f, by a search for the root."""
+    """Return the reconstruction of a new problem on the line from a proximal map f."""
+    return float(f(unknown(f, z, h, new, rho)))
+
+
+def unknown(f: Any, z: float, h: float, new: float, rho: float) -> float:
+    """Return the solution of the equation for u, by a search for the root."""
 
     def equation(u: float) -> float:
         return float((new - rho * h) * f(u) + rho * u - z)
 
-    return float(f(optimize.brentq(equation, -1e3, 1e3)))
+    return float(optimize.brentq(equation, -1e3, 1e3))
 
 
 def same_factor(f: Any, z: float, h: float, new: float, rho: float) -> float:
@@ -130,7 +135,7 @@ QUESTIONS = (
             ),
             Mistake(
                 "This is the unknown $u$ of the equation; the reconstruction is $f(u)$.",
-                lambda f, z, h, new, rho: optimize.brentq(lambda u: (new - rho * h) * f(u) + rho * u - z, -1e3, 1e3),
+                unknown,
             ),
         ),
         takes="f, z, h, h_new, rho",

@@ -74,7 +74,7 @@ def curvature(slope: Tensor, Q: Tensor, u: Tensor, delta: float) -> Tensor:
     def objective(p: Tensor) -> Tensor:
         return 0.5 * (matrix @ torch.exp(-p) - datum).square().sum() + 0.5 * float(delta) ** 2 * (p @ Q @ p)
 
-    hessian: Tensor = torch.func.hessian(objective)(u)
+    hessian: Tensor = torch.func.jacrev(torch.func.jacrev(objective))(u)
     return hessian
 
 
