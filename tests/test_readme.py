@@ -12,10 +12,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "book" / "library.md").read_text(encoding="utf-8")
 
 
-def test_the_example_with_a_data_set_runs():
+def test_the_example_with_a_data_set_runs(capsys):
     """With fewer steps: whether it learns is the matter of tests/test_user_trials.py."""
     (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    short = code.replace("steps=100", "steps=3").replace(", progress=True", "")
+    short = code.replace("steps=300", "steps=3").replace(", progress=True", "")
     assert short.count("steps=3") == 1
 
     variables = {}
@@ -29,6 +29,8 @@ def test_the_example_with_a_data_set_runs():
     assert result.x.shape == result.std.shape == (100, 64)
     assert bool((result.std > 0).all())
     assert len(variables["history"].loss) == 3
+    data, wiener = re.findall(r"tensor\((.*?)\)", capsys.readouterr().out)[:2]
+    assert f"off by {float(data):.2f} and" in README and f"by {float(wiener):.2f}. The network" in README.replace("\n", " ")
     residual = variables["net"](result.x) - variables["z"]
     assert residual.abs().max() < 1e-4  # float32 points of size one
 
