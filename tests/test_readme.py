@@ -30,7 +30,9 @@ def test_the_example_with_a_data_set_runs(capsys):
     assert bool((result.std > 0).all())
     assert len(variables["history"].loss) == 3
     data, wiener = re.findall(r"tensor\((.*?)\)", capsys.readouterr().out)[:2]
-    assert f"off by {float(data):.2f} and" in README and f"by {float(wiener):.2f}. The network" in README.replace("\n", " ")
+    prose = README.replace("\n", " ")
+    assert f"off by {float(data):.2f} and" in prose
+    assert f"by {float(wiener):.2f}. The network" in prose
     residual = variables["net"](result.x) - variables["z"]
     assert residual.abs().max() < 1e-4  # float32 points of size one
 
