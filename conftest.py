@@ -2,7 +2,11 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+from coverage import Coverage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "book"))
 
@@ -10,3 +14,25 @@ from execute import KERNEL_ENVIRONMENT
 
 # The notebooks run in the same environment as when their outputs were made.
 os.environ.update(KERNEL_ENVIRONMENT)
+
+# The coverage of the library is that by its own tests, by its examples, and by the checks of the book. It takes about
+# as long again as the Python code that it watches, so it rests while notebooks run and pages are read.
+MEASURED = ("invlib/", "tests/test_invlib_", "tests/test_checks.py", "tests/test_user_trials.py")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let no kernel of a notebook measure the coverage."""
+    session.config.option.cov_source = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let the coverage rest during the tests of all other files."""
+    coverage = None if item.nodeid.startswith(MEASURED) else Coverage.current()
+    if coverage is None:
+        return (yield)
+    coverage.stop()
+    try:
+        return (yield)
+    finally:
+        coverage.start()

@@ -16,13 +16,19 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A chapter opened from disk, without a server."""
+@pytest.fixture(scope="module")
+def window(browser: Browser) -> Iterator[Page]:
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.goto((browsing.HTML / "book" / "divergence.html").as_uri())
     yield page
     page.close()
+
+
+@pytest.fixture
+def page(window: Page) -> Page:
+    """A chapter opened from disk, without a server."""
+    window.mouse.move(0, 0)
+    window.goto((browsing.HTML / "book" / "divergence.html").as_uri())
+    return window
 
 
 LINKS = {
