@@ -109,12 +109,16 @@ SIMPLIFY = """() => {
         if (seen.has(word.className) && !word.children.length) word.replaceWith(word.textContent);
         seen.add(word.className);
     }
+    for (const formula of all("span.math").slice(1)) formula.replaceWith("x");
     for (const formula of all(".math").slice(1)) formula.textContent = "x";
+    for (const number of all(".pasted-text").slice(1)) number.replaceWith(number.textContent);
     for (const inside of all("mjx-container > *, svg.formulas")) inside.replaceChildren();
+    for (const line of all("svg.icon > :not(title)")) line.remove();
 }"""
 """Leaves one of the elements that are made alike, of which a page has thousands.
 
-Each kind of word in code is left once, all others become plain text, and so do all formulas but the first.
+Each kind of word in code is left once, all others become plain text, and so do all formulas and glued numbers but
+the first; drawings of formulas and of buttons are emptied.
 """
 
 
