@@ -288,7 +288,7 @@ def test_weight(visit: Callable[[str, str], Visit], address: str, name: str) -> 
 @pytest.mark.parametrize("name", ["book/index", "book/divergence", "book/laboratory", "book/claims"])
 def test_the_keyboard_sees_where_it_is(browser: Browser, address: str, name: str) -> None:
     """Whatever the tabulator key reaches looks different there, by a ring, a shadow or a stroke."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
     open_page(page, f"{address}/{name}.html")
     unseen, steps = [], 0
     while steps < 400:
