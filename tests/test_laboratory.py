@@ -340,9 +340,9 @@ def opened(browser: Browser, url: str, width: int = 1000, mode: str = "light", t
     }
     for event, listener in listeners.items():
         page.on(event, listener)
-    page.goto(url)
-    page.wait_for_function("Laboratory.frames.length > 0")
     try:
+        page.goto(url)
+        page.wait_for_function("Laboratory.frames.length > 0")
         yield page
     finally:
         page.evaluate("localStorage.clear()")
