@@ -75,9 +75,13 @@ def test_links_lead_somewhere(name: str) -> None:
 SHOW_ALL = """async () => {
     const found = [];
     for (let number = 1; number <= document.querySelectorAll(".slide").length; number += 1) {
-        location.hash = `#${number}`;
-        await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+        if (location.hash !== `#${number}`) {
+            const turned = new Promise((done) => addEventListener("hashchange", done, { once: true }));
+            location.hash = `#${number}`;
+            await turned; // after the deck, which has listened for longer
+        }
         const slide = document.querySelector(".slide.shown");
+        if (slide !== document.querySelectorAll(".slide")[number - 1]) found.push(`${number}: not shown`);
         const inside = slide.getBoundingClientRect();
         const parts = slide.querySelectorAll(".content, .content img, .content mjx-container, .content table");
         for (const part of parts) {
