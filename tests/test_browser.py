@@ -285,37 +285,61 @@ def test_weight(visit: Callable[[str, str], Visit], address: str, name: str) -> 
     assert sent <= SENT, f"{sent:,} bytes"
 
 
+def stops(page: Page) -> dict[str, list]:
+    """What can have the focus, as marked by the keyboard: its number, and what does not look different then."""
+    page.keyboard.press("Tab")  # from now on, the keyboard is in use
+    return page.evaluate(
+        """() => {
+            const found = { count: 0, unseen: [] };
+            for (const stop of document.querySelectorAll("*")) {
+                if (stop.tabIndex < 0 || !stop.checkVisibility({ visibilityProperty: true })) continue;
+                document.activeElement.blur();
+                const parts = [stop, ...stop.children];
+                const look = () => parts.map((part) => {
+                    const { outline, boxShadow, stroke } = getComputedStyle(part);
+                    return [outline, boxShadow, stroke].join();
+                }).join();
+                const blurred = look();
+                stop.focus({ preventScroll: true });
+                if (document.activeElement !== stop) continue;
+                found.count += 1;
+                if (look() === blurred) found.unseen.push(stop.outerHTML.slice(0, 120));
+            }
+            return found;
+        }"""
+    )
+
+
 @pytest.mark.parametrize("name", ["book/index", "book/divergence", "book/laboratory", "book/claims"])
 def test_the_keyboard_sees_where_it_is(browser: Browser, address: str, name: str) -> None:
     """Whatever the tabulator key reaches looks different there, by a ring, a shadow or a stroke."""
     page = browser.new_page(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
     open_page(page, f"{address}/{name}.html")
-    unseen, steps = [], 0
-    while steps < 400:
-        page.keyboard.press("Tab")
-        shown = page.evaluate(
-            """() => {
-                const now = document.activeElement;
-                if (now === document.body) return "end";
-                const parts = [now, ...now.children];
-                const look = () => parts.map((part) => {
-                    const { outline, boxShadow, stroke } = getComputedStyle(part);
-                    return [outline, boxShadow, stroke].join();
-                }).join();
-                const focused = look();
-                now.blur();
-                const blurred = look();
-                now.focus();
-                return focused !== blurred ? "" : now.outerHTML.slice(0, 120);
-            }"""
-        )
-        if shown == "end":
-            break
-        unseen += [shown] if shown else []
-        steps += 1
+    found = stops(page)
     page.close()
-    assert steps > 50
-    assert unseen == []
+    assert found["count"] > 50
+    assert found["unseen"] == []
+
+
+def test_the_keyboard_reaches_every_stop(browser: Browser, tmp_path: Path) -> None:
+    """On a small page the tabulator key goes where `stops` goes; and one that looks the same is seen."""
+    (tmp_path / "small.html").write_text(
+        """<!doctype html><html lang="en"><title>Small</title><style>.same:focus { outline: none }</style>
+        <a href="#">one</a> <button class="same">two</button> <button disabled>no</button> <input>
+        <details><summary>four</summary><a href="#">hidden</a></details> <span tabindex="0">five</span></html>"""
+    )
+    page = browser.new_page()
+    page.goto((tmp_path / "small.html").as_uri())
+    steps = 0
+    for _ in range(9):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement === document.body"):
+            break
+        steps += 1
+    found = stops(page)
+    page.close()
+    assert found["count"] == steps == 5
+    assert [text[:21] for text in found["unseen"]] == ['<button class="same">']
 
 
 def test_formulas_are_in_the_pages(address: str) -> None:
