@@ -1,5 +1,6 @@
 """Settings of pytest for the whole repository."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from coverage import Coverage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "book"))
 
-from execute import KERNEL_ENVIRONMENT
+from execute import BOOK, KERNEL_ENVIRONMENT
 
 # The notebooks run in the same environment as when their outputs were made.
 os.environ.update(KERNEL_ENVIRONMENT)
@@ -18,6 +19,16 @@ os.environ.update(KERNEL_ENVIRONMENT)
 # The coverage of the library is that by its own tests, by its examples, and by the checks of the book. It takes about
 # as long again as the Python code that it watches, so it rests while notebooks run and pages are read.
 MEASURED = ("invlib/", "tests/test_invlib_", "tests/test_checks.py", "tests/test_user_trials.py")
+
+
+NOTES = BOOK / "state" / "tests.json"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first, by the seconds that `make state` noted: then no worker waits long for the other."""
+    noted = json.loads(NOTES.read_text(encoding="utf-8"))["files"] if NOTES.exists() else {}
+    seconds = {file: counts["seconds"] for file, counts in noted.items()}
+    items.sort(key=lambda item: -seconds.get(item.nodeid.partition("::")[0], 0))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
