@@ -37,6 +37,7 @@ def notebook(kind: str, name: str) -> nbformat.NotebookNode:
     return nbformat.read(hand_out.PACKS / kind / f"{inner}.ipynb", as_version=4)
 
 
+@cache
 def page(name: str) -> str:
     return (browsing.ROOT / "book" / f"{name}.md").read_text(encoding="utf-8")
 

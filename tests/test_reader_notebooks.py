@@ -33,10 +33,12 @@ def _pages() -> None:
     browsing.build_if_stale()
 
 
+@cache
 def notebook(name: str) -> nbformat.NotebookNode:
     return nbformat.read(browsing.HTML / "_sources" / "book" / f"{name}.ipynb", as_version=4)
 
 
+@cache
 def stored(name: str) -> nbformat.NotebookNode:
     return nbformat.read(browsing.ROOT / "book" / f"{name}.ipynb", as_version=4)
 
