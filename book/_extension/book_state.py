@@ -162,7 +162,7 @@ def tests(_: list[Chapter]) -> list[str]:
     return [
         *table(head, [*rows, ("**all**", *(f"**{number}**" for number in total))], 5),
         f"Run on {entry['date']}: {where(entry)}. "
-        "Those of the library, the examples in docstrings and the checks run "
+        "Those of the library and the examples in docstrings run "
         f"{entry['percent']:.1f} per cent of it, branches counted.",
         "",
         *folded("Tests by file", table(("File", *head[2:]), each, 4)),
