@@ -15,7 +15,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 SEED ?= 7
 
 .DEFAULT_GOAL := help
-.PHONY: help book execute reseed test packs rehearse alone lab twice lint mutate state certify prove bench figures
+.PHONY: help book execute check reseed test packs rehearse alone lab twice lint mutate state certify prove bench figures
 .PHONY: release serve clean html
 
 help:  ## show this list
@@ -46,9 +46,11 @@ execute: $(READY)  ## run every chapter again, two side by side, and print how l
 reseed: $(READY)  ## run every chapter with its seeds shifted (SEED=7), and store nothing
 	$(BIN)/python book/execute.py --reseed $(SEED)
 
-test: lint  ## run everything that continuous integration runs
+check: $(READY)
 	$(BIN)/python book/execute.py --check
-	@$(MAKE) --no-print-directory html
+
+test: $(READY)  ## run everything that continuous integration runs
+	@$(MAKE) --no-print-directory -j 2 html lint check
 	$(BIN)/python -m pytest --nbval-lax -n 2 --dist loadfile \
 	  --no-loadscope-reorder --cov=invlib --cov-report=term --cov-report=json:_build/coverage.json \
 	  --junitxml=_build/tests.xml

@@ -1,12 +1,48 @@
 """Settings of pytest for the whole repository."""
 
+import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+from coverage import Coverage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "book"))
 
-from execute import KERNEL_ENVIRONMENT
+from execute import BOOK, KERNEL_ENVIRONMENT
 
 # The notebooks run in the same environment as when their outputs were made.
 os.environ.update(KERNEL_ENVIRONMENT)
+
+# The coverage of the library is that by its own tests and examples. Watching takes about as long again as the Python
+# code that is watched, so it rests while notebooks and checks run and pages are read.
+MEASURED = ("invlib/", "tests/test_invlib_", "tests/test_user_trials.py")
+
+NOTES = BOOK / "state" / "tests.json"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first, by the seconds that `make state` noted: then no worker waits long for the other."""
+    noted = json.loads(NOTES.read_text(encoding="utf-8"))["files"] if NOTES.exists() else {}
+    seconds = {file: counts["seconds"] for file, counts in noted.items()}
+    items.sort(key=lambda item: -seconds.get(item.nodeid.partition("::")[0], 0))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let no kernel of a notebook measure the coverage."""
+    session.config.option.cov_source = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let the coverage rest during the tests of all other files."""
+    coverage = None if item.nodeid.startswith(MEASURED) else Coverage.current()
+    if coverage is None:
+        return (yield)
+    coverage.stop()
+    try:
+        return (yield)
+    finally:
+        coverage.start()

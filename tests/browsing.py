@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +22,8 @@ HTML = ROOT / "_build" / "html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 EXECUTABLE = next((path for path in map(shutil.which, BROWSERS) if path), None)
 BUILD = "from jupyter_book.cli.main import main; main()"
+
+DRAWING = re.compile(r"(<mjx-container[^>]*>)<svg.*?</svg>", re.DOTALL)
 
 needs_browser = pytest.mark.skipif(EXECUTABLE is None, reason=f"no browser found (looked for {', '.join(BROWSERS)})")
 
@@ -59,6 +63,11 @@ def is_fresh() -> bool:
         sources += (ROOT / "book").glob(pattern)
     sources += (ROOT / "proofs").glob("*.v")
     return max(path.stat().st_mtime for path in sources) <= index.stat().st_mtime
+
+
+def soup(file: Path) -> BeautifulSoup:
+    """The HTML of a built page, without the drawings of its formulas, which are half of it; their words stay."""
+    return BeautifulSoup(DRAWING.sub(r"\1", file.read_text(encoding="utf-8")), "html.parser")
 
 
 class QuietHandler(SimpleHTTPRequestHandler):

@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import browsing
-from bs4 import BeautifulSoup, Tag
+from bs4 import Tag
 
 REQUIREMENTS = browsing.ROOT / "tests" / "build_twice.txt"
 WORK = browsing.ROOT / "_build" / "twice"
@@ -66,18 +66,22 @@ def words(element: Tag) -> str:
     return " ".join(element.get_text().split()).rstrip("#¶ ")
 
 
-def numbers_of(html: Path) -> Numbers:
-    """Return the numbers on the pages in a folder: by page, kind and name."""
-    found = {}
-    for path in sorted((html / "book").glob("*.html")):
-        page = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
-        for kind, (boxes, number) in NUMBERS.items():
-            for box in page.select(f".bd-article {boxes}" if ", " not in boxes else boxes):
-                if text := box.select_one(number):
-                    # A section with two names has the one or the other first, so its title is taken.
-                    name = words(text.parent).removeprefix(words(text)) if kind == "section" else str(box["id"])
-                    found[path.stem, kind, name.strip()] = words(text)
+def numbers_on(path: Path) -> Numbers:
+    """Return the numbers on a page: by page, kind and name."""
+    found, page = {}, browsing.soup(path)
+    for kind, (boxes, number) in NUMBERS.items():
+        for box in page.select(f".bd-article {boxes}" if ", " not in boxes else boxes):
+            if text := box.select_one(number):
+                # A section with two names has the one or the other first, so its title is taken.
+                name = words(text.parent).removeprefix(words(text)) if kind == "section" else str(box["id"])
+                found[path.stem, kind, name.strip()] = words(text)
     return found
+
+
+def numbers_of(html: Path) -> Numbers:
+    """Return the numbers on all pages in a folder."""
+    pages = sorted((html / "book").glob("*.html"))
+    return {key: number for path in pages for key, number in numbers_on(path).items()}
 
 
 def differences(first: Numbers, second: Numbers) -> list[str]:

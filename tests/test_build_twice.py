@@ -31,8 +31,12 @@ def test_a_number_that_changed_or_is_gone_is_seen(tmp_path: Path) -> None:
 
 def test_the_pages_have_numbers_of_each_kind() -> None:
     browsing.build_if_stale()
-    found = {kind for _, kind, _ in build_twice.numbers_of(browsing.HTML)}
-    assert found == set(build_twice.NUMBERS)
+    missing = set(build_twice.NUMBERS)
+    for path in sorted((browsing.HTML / "book").glob("*.html")):
+        missing -= {kind for _, kind, _ in build_twice.numbers_on(path)}
+        if not missing:
+            break
+    assert not missing
 
 
 def test_the_second_sphinx_is_newer() -> None:

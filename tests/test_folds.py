@@ -271,14 +271,20 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield served
 
 
-@pytest.fixture
-def reader(browser: Browser, address: str) -> Iterator[Page]:
-    """A reader on the page, who has never been there."""
+@pytest.fixture(scope="module")
+def window(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce")
-    page = context.new_page()
-    page.goto(f"{address}/index.html")
-    yield page
+    yield context.new_page()
     context.close()
+
+
+@pytest.fixture
+def reader(window: Page, address: str) -> Iterator[Page]:
+    """A reader on the page, who has never been there."""
+    window.goto(f"{address}/index.html")
+    yield window
+    window.goto(f"{address}/other.html")
+    window.evaluate("localStorage.clear(); sessionStorage.clear()")
 
 
 def opened(page: Page) -> int:

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import browsing
@@ -319,19 +320,35 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return addresses
 
 
+@cache
+def window(browser: Browser, touch: bool) -> Page:
+    """A window for all pages, one after the other."""
+    return browser.new_context(has_touch=touch).new_page()
+
+
 @contextmanager
 def opened(browser: Browser, url: str, width: int = 1000, mode: str = "light", touch: bool = False) -> Iterator[Page]:
     """A page from disk whose view is drawn; no message may appear."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=mode, has_touch=touch)
-    page, found = context.new_page(), []
+    page, found = window(browser, touch), []
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=mode)
     of_the_theme = re.compile(r"\[PST\]|theme mode")
-    page.on("console", lambda message: of_the_theme.search(message.text) or found.append(message.text))
-    page.on("pageerror", lambda error: found.append(str(error)))
-    page.on("request", lambda request: found.append(request.url) if request.url.startswith("http") else None)
-    page.goto(url)
-    page.wait_for_function("Laboratory.frames.length > 0")
-    yield page
-    context.close()
+    listeners = {
+        "console": lambda message: of_the_theme.search(message.text) or found.append(message.text),
+        "pageerror": lambda error: found.append(str(error)),
+        "request": lambda request: found.append(request.url) if request.url.startswith("http") else None,
+    }
+    for event, listener in listeners.items():
+        page.on(event, listener)
+    try:
+        page.goto(url)
+        page.wait_for_function("Laboratory.frames.length > 0")
+        yield page
+    finally:
+        page.evaluate("localStorage.clear()")
+        page.goto("about:blank")
+        for event, listener in listeners.items():
+            page.remove_listener(event, listener)
     assert found == []
 
 

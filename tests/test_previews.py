@@ -16,11 +16,12 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(browser: Browser) -> Iterator[Page]:
-    """A chapter opened from disk, without a server."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    """A chapter opened from disk, without a server, and all its folds."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     page.goto((browsing.HTML / "book" / "divergence.html").as_uri())
+    page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
     yield page
     page.close()
 
@@ -38,7 +39,6 @@ LINKS = {
 @pytest.mark.parametrize("kind", LINKS)
 def test_a_link_shows_what_it_leads_to(page: Page, kind: str) -> None:
     selector, words = LINKS[kind]
-    page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
     links = page.locator(f".bd-article {selector}:not(.headerlink)")
     links.first.hover()
     card = page.locator("#preview")
@@ -58,16 +58,17 @@ SYMBOLS = {"δ^": "strength of the regularization term", "H": "matrix of the nor
 
 @pytest.mark.parametrize("letters", SYMBOLS)
 def test_a_symbol_shows_what_it_means(page: Page, letters: str) -> None:
-    page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
     page.evaluate(
         """(letters) => [...document.querySelectorAll(".bd-article [data-symbol]")]
-            .find((symbol) => symbol.querySelector("mjx-assistive-mml").textContent === letters).id = "one" """,
+            .find((symbol) => symbol.querySelector("mjx-assistive-mml").textContent === letters).id = letters""",
         letters,
     )
-    page.locator("#one").hover()
+    page.locator(f"[id='{letters}']").hover()
     card = page.locator("#preview")
     expect(card).to_be_visible(timeout=15_000)
     assert SYMBOLS[letters] in card.inner_text()
+    page.keyboard.press("Escape")
+    expect(card).to_be_hidden()
 
 
 def test_a_term_is_linked_where_a_page_first_says_it(page: Page) -> None:
@@ -81,7 +82,6 @@ def test_a_term_is_linked_where_a_page_first_says_it(page: Page) -> None:
 
 
 def test_the_keyboard_shows_it_as_well(page: Page) -> None:
-    page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
     link = page.locator(".bd-article a[href='#asm-dv-setting']").first
     page.keyboard.press("Tab")  # from now on, the keyboard is in use
     link.focus()
@@ -115,7 +115,8 @@ def test_a_statement_says_where_it_is_used(page: Page) -> None:
     assert line.locator("a").count() > 1
 
 
-def test_the_map_shows_what_the_table_says(page: Page) -> None:
+def test_the_map_shows_what_the_table_says(browser: Browser) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     page.goto((browsing.HTML / "book" / "claims.html").as_uri())
     dots = page.locator(".statement-map .statement")
     page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
@@ -132,3 +133,4 @@ def test_the_map_shows_what_the_table_says(page: Page) -> None:
     assert shown.count() == page.locator(".statement-map [data-kind='theorem']").count() > 5
     shown.first.press("Enter")
     page.wait_for_url("**/book/*.html#thm-*")
+    page.close()

@@ -50,15 +50,21 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-@pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    """The page on a phone, with its formulas set."""
-    context = browser.new_context(viewport={"width": 390, "height": 800}, reduced_motion="reduce")
-    page = context.new_page()
-    browsing.open_page(page, f"{address}/index.html")
-    page.wait_for_function("document.querySelector('.goes-on')")
-    yield page
+@pytest.fixture(scope="module")
+def window(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(reduced_motion="reduce")
+    yield context.new_page()
     context.close()
+
+
+@pytest.fixture
+def page(window: Page, address: str) -> Page:
+    """The page on a phone, with its formulas set."""
+    window.set_viewport_size({"width": 390, "height": 800})
+    window.goto("about:blank")  # where the reader was is forgotten
+    browsing.open_page(window, f"{address}/index.html")
+    window.wait_for_function("document.querySelector('.goes-on')")
+    return window
 
 
 def boxes(page: Page) -> list[dict]:
@@ -117,13 +123,13 @@ def test_a_wide_table_becomes_a_list_on_a_phone(page: Page) -> None:
     assert boxes[1]["y"] > boxes[0]["y"]
 
 
-def test_a_wide_table_scrolls_with_a_cue(browser: Browser, address: str) -> None:
-    page = browser.new_page(viewport={"width": 800, "height": 800})
+def test_a_wide_table_scrolls_with_a_cue(window: Page, address: str) -> None:
+    page = window
+    page.set_viewport_size({"width": 800, "height": 800})
     browsing.open_page(page, f"{address}/index.html")
     page.wait_for_selector(".pst-scrollable-table-container.goes-on")
     assert page.locator(".pst-scrollable-table-container").evaluate("e => e.tabIndex") == 0
     assert not page.locator("table.stacks").count()
-    page.close()
 
 
 def test_nothing_fades_where_there_is_room(page: Page) -> None:
@@ -132,9 +138,10 @@ def test_nothing_fades_where_there_is_room(page: Page) -> None:
     assert all(box["size"] == pytest.approx([1, 1], abs=0.03) for box in boxes(page)[:4])
 
 
-def test_the_contents_follow_the_reader(browser: Browser, address: str) -> None:
-    context = browser.new_context(viewport={"width": 1280, "height": 600}, reduced_motion="reduce")
-    page = context.new_page()
+def test_the_contents_follow_the_reader(window: Page, address: str) -> None:
+    page = window
+    page.set_viewport_size({"width": 1280, "height": 600})
+    page.goto("about:blank")
     browsing.open_page(page, f"{address}/index.html#section-35")
     page.wait_for_function(
         """() => {
@@ -144,7 +151,6 @@ def test_the_contents_follow_the_reader(browser: Browser, address: str) -> None:
             return entry && entry.top >= panel.top && entry.bottom <= panel.bottom;
         }"""
     )
-    context.close()
 
 
 def test_a_page_describes_itself(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from pathlib import Path
+from functools import cache
 
 import browsing
 import pytest
@@ -16,8 +16,10 @@ NAMES = browsing.chapters()
 FOLDER = browsing.HTML / "slides"
 
 
-def soup_of(file: Path) -> BeautifulSoup:
-    return BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
+@cache
+def deck_of(name: str) -> BeautifulSoup:
+    browsing.build_if_stale()
+    return browsing.soup(FOLDER / f"{name}.html")
 
 
 def kinds(deck: BeautifulSoup) -> list[str]:
@@ -31,12 +33,11 @@ def content(deck: BeautifulSoup) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_deck_has_what_its_chapter_shows(name: str) -> None:
     """Puzzle first, answer last; each open statement, figure and exercise; solutions stand in the notes only."""
-    browsing.build_if_stale()
-    deck, page = soup_of(FOLDER / f"{name}.html"), soup_of(browsing.HTML / "book" / f"{name}.html")
+    deck = deck_of(name)
     found = kinds(deck)
     assert found[:2] == ["title", "puzzle"]
     assert "answer" in found[-4:]
-    article = page.select_one("article.bd-article")
+    article = browsing.soup(browsing.HTML / "book" / f"{name}.html").select_one("article.bd-article")
 
     def shown(selector: str) -> list[Tag]:
         return [element for element in article.select(selector) if not element.find_parent("details")]
@@ -58,8 +59,7 @@ def test_a_deck_has_what_its_chapter_shows(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_answer_is_not_given_away(name: str) -> None:
-    browsing.build_if_stale()
-    deck = soup_of(FOLDER / f"{name}.html")
+    deck = deck_of(name)
     (answer,) = deck.select(".slide.answer .content p")
     before = " ".join(slide.get_text() for slide in deck.select(".slide.title .content, .slide.puzzle .content"))
     assert answer.get_text() not in before
@@ -67,8 +67,7 @@ def test_the_answer_is_not_given_away(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_links_lead_somewhere(name: str) -> None:
-    browsing.build_if_stale()
-    for link in soup_of(FOLDER / f"{name}.html").select("a[href]"):
+    for link in deck_of(name).select("a[href]"):
         if not re.match(r"\w+:", link["href"]):
             assert (FOLDER / link["href"].partition("#")[0]).exists(), link["href"]
 
@@ -76,9 +75,13 @@ def test_links_lead_somewhere(name: str) -> None:
 SHOW_ALL = """async () => {
     const found = [];
     for (let number = 1; number <= document.querySelectorAll(".slide").length; number += 1) {
-        location.hash = `#${number}`;
-        await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+        if (location.hash !== `#${number}`) {
+            const turned = new Promise((done) => addEventListener("hashchange", done, { once: true }));
+            location.hash = `#${number}`;
+            await turned; // after the deck, which has listened for longer
+        }
         const slide = document.querySelector(".slide.shown");
+        if (slide !== document.querySelectorAll(".slide")[number - 1]) found.push(`${number}: not shown`);
         const inside = slide.getBoundingClientRect();
         const parts = slide.querySelectorAll(".content, .content img, .content mjx-container, .content table");
         for (const part of parts) {

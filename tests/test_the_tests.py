@@ -1,5 +1,6 @@
 """Tests of the tests: a planted fault must turn the run red. All on copies of a small book."""
 
+import importlib.util
 import json
 import os
 import re
@@ -9,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,19 @@ def call(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def execute(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return call("book/execute.py", *options, cwd=folder)
+
+
+def at_once(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """The same in this process, which has all imports at hand, for what needs no kernel."""
+    spec = importlib.util.spec_from_file_location("execute_of_the_copy", folder / "book" / "execute.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    with redirect_stdout(StringIO()) as printed, redirect_stderr(StringIO()) as errors:
+        try:
+            code = script.main([*options])
+        except SystemExit as stopped:
+            code = stopped.code
+    return subprocess.CompletedProcess(options, code, printed.getvalue(), errors.getvalue())
 
 
 def nbval(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -148,7 +164,7 @@ def test_a_wrong_number_turns_nbval_red(book: Path) -> None:
 )
 def test_a_fault_turns_the_check_red(book: Path, file: str, old: str, new: str, message: str) -> None:
     replace(book / "book" / file, old, new)
-    checked = execute(book, "--check")
+    checked = at_once(book, "--check")
     assert checked.returncode == 1
     assert message in checked.stdout
 
@@ -163,15 +179,15 @@ def test_a_missing_notebook_turns_the_check_red(book: Path) -> None:
 def test_an_edit_of_prose_keeps_the_outputs(book: Path) -> None:
     (book / "book" / "small.py").write_text("raise RuntimeError\n")  # running it would fail
     replace(book / "book" / "chapter.md", "Some prose", "Other prose")
-    done = execute(book)
+    done = at_once(book)
     assert done.returncode == 0
     assert "outputs kept" in done.stdout
-    assert execute(book, "--check").returncode == 0
+    assert at_once(book, "--check").returncode == 0
 
 
 def test_an_edit_of_a_docstring_of_the_library_keeps_the_outputs(book: Path) -> None:
     (book / "invlib" / "__init__.py").write_text('"""A description."""\n\n')
-    assert execute(book, "--check").returncode == 0
+    assert at_once(book, "--check").returncode == 0
 
 
 def test_running_again_changes_no_byte(book: Path) -> None:
@@ -353,7 +369,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 @pytest.mark.parametrize("jobs", ["0", "-1", "two", "1.5"])
 def test_a_wrong_number_of_jobs_is_an_error(book: Path, jobs: str) -> None:
-    done = execute(book, f"--jobs={jobs}")
+    done = at_once(book, f"--jobs={jobs}")
     assert done.returncode == 2
     assert "must be a positive integer" in done.stderr
 
@@ -361,7 +377,7 @@ def test_a_wrong_number_of_jobs_is_an_error(book: Path, jobs: str) -> None:
 def test_bad_references_turn_the_build_red(book: Path) -> None:
     text = "\n\n".join(BAD_REFERENCES)
     replace(book / "book" / "chapter.md", "Some prose.", text)
-    assert execute(book).returncode == 0
+    assert at_once(book).returncode == 0
     built = build(book)
     assert built.returncode != 0
     for reference, message in BAD_REFERENCES.items():
@@ -370,7 +386,7 @@ def test_bad_references_turn_the_build_red(book: Path) -> None:
 
 def test_a_single_bad_reference_turns_the_build_red(book: Path) -> None:
     replace(book / "book" / "chapter.md", "Some prose.", "See {ref}`no-section`.")
-    assert execute(book).returncode == 0
+    assert at_once(book).returncode == 0
     assert build(book).returncode != 0
 
 

@@ -162,7 +162,8 @@ def tests(_: list[Chapter]) -> list[str]:
     return [
         *table(head, [*rows, ("**all**", *(f"**{number}**" for number in total))], 5),
         f"Run on {entry['date']}: {where(entry)}. "
-        f"They run {entry['percent']:.1f} per cent of the library, branches counted.",
+        "Those of the library and the examples in docstrings run "
+        f"{entry['percent']:.1f} per cent of it, branches counted.",
         "",
         *folded("Tests by file", table(("File", *head[2:]), each, 4)),
         *folded("Coverage by module", table(("Module", "Per cent"), covered, 1)),

@@ -33,6 +33,7 @@ class Call:
     code: str | None
 
 
+@cache
 def tree_of(source: str) -> ast.Module:
     """Return the syntax tree of a cell; of magics nothing is left."""
     return ast.parse(MAGIC.sub("", source))
@@ -85,6 +86,13 @@ def code_of(name: str, known: dict[str, Definition]) -> str:
     return "\n".join(found.values())
 
 
+@cache
+def code_in(file: Path, name: str) -> str | None:
+    """Return the code of a function of a file, and of what it uses of it; None if there is no such function."""
+    known = definitions(file) if file.exists() else {}
+    return code_of(name, known) if name in known else None
+
+
 def calls_of(source: str, names: dict[str, str], folder: Path) -> Iterator[Call]:
     """Yield the calls of checks and controls in a cell.
 
@@ -100,6 +108,4 @@ def calls_of(source: str, names: dict[str, str], folder: Path) -> Iterator[Call]
             continue
         parts = ".".join(filter(None, [names[first], rest])).split(".")
         if len(parts) == 3 and parts[2].startswith(PREFIXES):
-            file = folder / f"{parts[1]}.py"
-            known = definitions(file) if file.exists() else {}
-            yield Call(parts[1], parts[2], code_of(parts[2], known) if parts[2] in known else None)
+            yield Call(parts[1], parts[2], code_in(folder / f"{parts[1]}.py", parts[2]))

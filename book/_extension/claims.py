@@ -24,6 +24,7 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -164,7 +165,13 @@ def parse_chapter(name: str, notebook: NotebookNode, checks: Path = CHECKS) -> C
 
 
 def read_chapter(path: Path) -> Chapter:
-    """Read a chapter from either half of its pair."""
+    """Read a chapter from either half of its pair; once, as long as the file is the same."""
+    return read_version(path, path.stat().st_mtime_ns)
+
+
+@cache
+def read_version(path: Path, changed: int) -> Chapter:
+    """Read a chapter as it was changed last."""
     return parse_chapter(path.stem, jupytext.read(path))
 
 
