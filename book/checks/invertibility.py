@@ -909,7 +909,7 @@ def control_iv_bayes() -> Numbers:
     """
     psi = random_potential(2, 5)
     turn = torch.tensor([[0.0, -0.15], [0.15, 0.0]], dtype=torch.float64)
-    angles = 2 * np.pi * torch.arange(40, dtype=torch.float64) / 40
+    angles = 2 * np.pi * torch.arange(400, dtype=torch.float64) / 400
     circle = 0.5 * torch.stack([angles.cos(), angles.sin()], -1)
 
     def turned(z: Tensor) -> Tensor:
