@@ -29,17 +29,33 @@ $$ {" + ".join(f"x_{{{number}}}" for number in range(9))} $$
 |{":--|" * 8}
 | {WORDS} |
 
+:::{{figure}} picture.svg
+:alt: Two panels
+Two panels.
+:::
+
 ## ▸ Folded
 
 $$ {TERMS} $$
 
 """ + "".join(f"\n## Section {number}\n\n" + "A line of text.\n\n" * 20 for number in range(40))
 
+PICTURE = """\
+<svg xmlns="http://www.w3.org/2000/svg" width="540pt" height="240pt" viewBox="0 0 540 240">
+<g id="axes_1"><path d="M 54 200
+L 265 200"/></g>
+<g id="text_1"><!-- up --><g transform="translate(20 100) scale(0.1 -0.1)"></g></g>
+<g id="axes_2"><path d="M 275 200
+L 530 200"/></g>
+</svg>
+"""
+
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("themed")
-    small_pages.build(folder, PAGE, extensions=("book_setup", "formulas"), theme="sphinx_book_theme")
+    extensions = ("book_setup", "formulas", "pictures")
+    small_pages.build(folder, PAGE, extensions=extensions, theme="sphinx_book_theme", more={"picture.svg": PICTURE})
     with browsing.serve_folder(folder / "html") as served:
         yield served
 
@@ -115,6 +131,18 @@ def test_a_wide_table_becomes_a_list_on_a_phone(page: Page) -> None:
     assert cells.nth(0).inner_text() == "unbreakable" * 3
     boxes = [cells.nth(number).bounding_box() for number in (0, 1)]
     assert boxes[1]["y"] > boxes[0]["y"]
+
+
+def test_the_panels_of_a_wide_picture_stand_below_each_other_on_a_phone(page: Page) -> None:
+    assert page.locator("figure").evaluate("e => e.scrollWidth <= e.clientWidth")
+    assert page.get_by_role("img", name="Two panels").bounding_box()["width"] == pytest.approx(358, abs=8)
+    parts = page.locator(".panels > span > span")
+    boxes = [parts.nth(number).bounding_box() for number in range(3)]
+    assert boxes[1]["y"] == boxes[2]["y"] >= boxes[0]["y"] + boxes[0]["height"] - 1
+    assert boxes[1]["width"] == pytest.approx(0.2 * boxes[0]["width"], rel=0.02)
+    scale = page.locator(".panels img").evaluate_all("images => images.map((image) => image.clientWidth)")
+    assert len({round(width) for width in scale}) == 1
+    assert scale[0] == pytest.approx(2 * boxes[0]["width"], rel=0.02)
 
 
 def test_a_wide_table_scrolls_with_a_cue(browser: Browser, address: str) -> None:

@@ -1,4 +1,4 @@
-// Small comforts of a page: wide formulas and tables, and contents that follow the reader.
+// Small comforts of a page: wide formulas, tables and pictures, and contents that follow the reader.
 (() => {
   "use strict";
 
@@ -76,9 +76,38 @@
         });
     }
   };
+
+  // The panels of a wide picture stand below each other. data-panels holds for each of them the parts of the picture that
+  // show it, in thousandths of the width.
+  const partOf = (image, [start, end], width) => {
+    const part = document.createElement("span");
+    const copy = image.cloneNode();
+    part.style.width = `${(100 * (end - start)) / width}%`;
+    copy.style.width = `${100000 / (end - start)}%`;
+    copy.style.marginLeft = `${(-100 * start) / (end - start)}%`;
+    copy.alt = "";
+    part.append(copy);
+    return part;
+  };
+  const unfold = (image) => {
+    const panels = image.dataset.panels.split(" ").map((panel) => panel.split(",").map((part) => part.split("-").map(Number)));
+    const width = Math.max(...panels.map((parts) => parts.reduce((sum, [start, end]) => sum + end - start, 0)));
+    image.classList.remove("wide");
+    const stacked = document.createElement("span");
+    stacked.className = "panels";
+    stacked.setAttribute("role", "img");
+    stacked.setAttribute("aria-label", image.alt);
+    for (const parts of panels) {
+      const panel = document.createElement("span");
+      panel.append(...parts.map((part) => partOf(image, part, width)));
+      stacked.append(panel);
+    }
+    image.replaceWith(stacked);
+  };
   const stackOnce = () => {
     if (innerWidth > STACKED) return;
     stack();
+    document.querySelectorAll(".bd-article figure:not(.laboratory) img[data-panels]").forEach(unfold);
     document.addEventListener("toggle", () => stack(), true);
   };
 
