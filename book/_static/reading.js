@@ -69,6 +69,7 @@
       table.classList.add("stacks");
       for (const row of rows)
         [...row.cells].slice(1).forEach((cell, index) => {
+          if (!cell.textContent.trim()) return cell.classList.add("blank");
           const name = document.createElement("span");
           name.className = "column";
           name.append(...[...heads[index + 1].childNodes].map((node) => node.cloneNode(true)));
