@@ -6,7 +6,10 @@ from pathlib import Path
 import browsing
 import pytest
 import small_pages
+from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page
+
+import formulas  # isort: skip  (small_pages shows the way to it)
 
 pytestmark = browsing.needs_browser
 
@@ -121,6 +124,23 @@ def test_the_end_of_a_formula_does_not_fade(page: Page) -> None:
     page.evaluate("document.querySelectorAll('div.math')[1].scrollLeft = 10000")
     page.wait_for_function("!document.querySelectorAll('div.math')[1].classList.contains('goes-on')")
     assert boxes(page)[1]["tab"]
+
+
+@pytest.mark.parametrize(
+    ("line", "joined"),
+    [
+        ("a FORMULA, b", [r"\(x = {}\),"]),
+        ("(FORMULA), b", [r"(\(x = {}\)),"]),
+        ("a FORMULA-problem", [r"\(x = {}\)-problem"]),
+        ("a FORMULA NUMBER. b", [r"\(x = {}\) 0.21."]),
+        ("a FORMULA b", []),
+    ],
+)
+def test_what_belongs_to_a_formula_stays_in_its_line(line: str, joined: list[str]) -> None:
+    formula = r'<span class="math notranslate nohighlight">\(x = {}\)</span>'
+    html = formulas.join(line.replace("FORMULA", formula).replace("NUMBER", '<span class="pasted-text">0.21</span>'))
+    page = BeautifulSoup(html, "html.parser")
+    assert [part.get_text() for part in page.find_all(class_="joined")] == joined
 
 
 def test_a_wide_table_becomes_a_list_on_a_phone(page: Page) -> None:
