@@ -2,7 +2,7 @@
 (() => {
   "use strict";
 
-  const SMALLEST = 0.8; // of its usual size: a formula that needs less scrolls instead
+  const SMALLEST = 0.75; // of its usual size: a formula that needs less scrolls instead
   const FORMULA = "div.math:not(:has(> .eqno)), div.math:has(> .eqno) > mjx-container"; // a number stays where it is
   const WIDE = `${FORMULA}, .pst-scrollable-table-container, .cell_output .text_html`;
 
@@ -70,10 +70,14 @@
       for (const row of rows)
         [...row.cells].slice(1).forEach((cell, index) => {
           if (!cell.textContent.trim()) return cell.classList.add("blank");
-          const name = document.createElement("span");
-          name.className = "column";
+          const [name, text] = ["column", "cell-text"].map((kind) => {
+            const part = document.createElement("span");
+            part.className = kind;
+            return part;
+          });
           name.append(...[...heads[index + 1].childNodes].map((node) => node.cloneNode(true)));
-          cell.prepend(name);
+          text.append(...cell.childNodes);
+          cell.append(name, text);
         });
     }
   };
