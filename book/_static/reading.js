@@ -4,7 +4,7 @@
 
   const SMALLEST = 0.75; // of its usual size: a formula that needs less scrolls instead
   const FORMULA = "div.math:not(:has(> .eqno)), div.math:has(> .eqno) > mjx-container"; // a number stays where it is
-  const WIDE = `${FORMULA}, .pst-scrollable-table-container, .cell_output .text_html`;
+  const WIDE = `${FORMULA}, .pst-scrollable-table-container, .cell_output .text_html, .map-box`;
 
   // A formula that is a little too wide becomes a little smaller.
   const natural = new Map(); // the size of each drawing
