@@ -64,9 +64,9 @@ def columns_of_drawing(file: Path) -> Columns:
     """Read a drawing of matplotlib: its axes, and its texts, whose widths are estimated."""
     drawing = file.read_text(encoding="utf-8")
     view = VIEW.search(drawing)
-    width, height = (round(float(number)) for number in view.groups()) if view else (0, 0)
+    width, height = (round(float(number)) for number in view.groups()) if view else (1, 1)
     ink, beside, axis = np.zeros((3, width), dtype=bool)
-    for left, right in AXES.findall(drawing):
+    for left, right in AXES.findall(drawing) if view else ():
         ink[int(float(left)) : int(float(right)) + 1] = True
         axis[int(float(left))] = True
     for words, x, y, turned, scale in TEXT.findall(drawing):
