@@ -132,7 +132,7 @@ def test_the_end_of_a_formula_does_not_fade(page: Page) -> None:
         ("a FORMULA, b", [r"\(x = {}\),"]),
         ("(FORMULA), b", [r"(\(x = {}\)),"]),
         ("a FORMULA-problem", [r"\(x = {}\)-problem"]),
-        ("a FORMULA NUMBER. b", [r"\(x = {}\) 0.21."]),
+        ("a FORMULA NUMBER. b", [r"\(x = {}\)0.21."]),
         ("a FORMULA b", []),
     ],
 )

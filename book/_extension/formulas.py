@@ -133,8 +133,12 @@ def join(html: str) -> str:
     """Return a page in which the formulas in the lines are joined with what belongs to them."""
 
     def one(found: re.Match[str]) -> str:
-        alone = found[0] == found["formula"] or (found["number"] and not found["leads"])
-        return found[0] if alone else f'<span class="joined">{found[0]}</span>'
+        number = found["number"] or ""
+        if found[0] == found["formula"] or (number and not found["leads"]):
+            return found[0]
+        if found["leads"] == "{}":
+            number = number.lstrip()  # the formula ends with a space of its own
+        return f'<span class="joined">{found["before"]}{found["formula"]}{number}{found["after"]}</span>'
 
     return BESIDE.sub(one, html)
 
