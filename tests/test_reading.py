@@ -104,10 +104,10 @@ def test_only_what_scrolls_is_a_tab_stop(page: Page) -> None:
     narrow, wide, numbered, nearly, folded = boxes(page)
     assert narrow == {"cut": False, "tab": False, "size": [1, 1]}
     for box in (wide, numbered):
-        assert box["size"] == pytest.approx([0.74, 0.74], abs=0.01)
+        assert box["size"] == pytest.approx([0.7, 0.7], abs=0.01)
         assert box["cut"]
         assert box["tab"]
-    assert 0.74 < nearly["size"][0] < 1
+    assert 0.7 < nearly["size"][0] < 1
     assert nearly["size"][1] == pytest.approx(nearly["size"][0], abs=0.01)
     assert not nearly["cut"]
     assert not nearly["tab"]

@@ -2,7 +2,7 @@
 (() => {
   "use strict";
 
-  const SMALLEST = 0.74; // of its usual size: a formula that needs less scrolls instead
+  const SMALLEST = 0.7; // of its usual size: a formula that needs less scrolls instead
   const FORMULA = "div.math:not(:has(> .eqno)), div.math:has(> .eqno) > mjx-container"; // a number stays where it is
   const WIDE = `${FORMULA}, .pst-scrollable-table-container, .cell_output .text_html, .map-box`;
 
