@@ -68,7 +68,7 @@ Off by {glue:text}`small:.0e`, or {glue:text}`low:.1f`. At s = {glue:text}`padde
 |:--|--:|
 | {glue:text}`small:.0e` | {glue:text}`nothing:.2f` |
 
-`-0.0 6e-10` stays.
+`-0.0 6e-10` stays, as `5 % 2` does. In 95 % of them, {glue:text}`padded: .1f` % more.
 """
 
 
@@ -83,6 +83,9 @@ def test_numbers_of_code_are_set_in_text_tables_and_captions(tmp_path: Path) -> 
     assert [cell.get_text() for cell in page.find_all("td")] == ["6·10−10", "0.00"]
     assert "-0.0" in page.find("code").get_text()
     assert "6e-10" in page.find("code").get_text()
+    assert "5 % 2" in [code.get_text() for code in page.find_all("code")]
+    assert "In 95\N{NO-BREAK SPACE}% of" in html
+    assert "0.8</span>\N{NO-BREAK SPACE}% more" in html
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,11 @@ import nbformat
 import pytest
 import small_pages
 from bs4 import BeautifulSoup, Tag
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
-import pictures  # isort: skip  (small_pages shows the way to it)
+import panels  # isort: skip  (small_pages shows the way to it)
+import pictures  # isort: skip
 
 CELL = """\
 
@@ -85,3 +88,38 @@ def test_a_stored_drawing_may_be_as_large_as_any_picture(size: int, problems: in
     output = nbformat.v4.new_output("display_data", {"image/svg+xml": "x" * size})
     cell = nbformat.v4.new_code_cell("1", outputs=[output])
     assert len(list(execute.output_problems(cell))) == problems
+
+
+def drawn(file: Path, columns: int, label: str, *, share: bool) -> tuple[list[list[tuple[int, int]]], list[Axes]]:
+    """Save a figure with some panels; return the panels found, and those drawn."""
+    figure, axes = plt.subplots(1, columns, figsize=(7.4, 3.3), sharey=share, layout="constrained", squeeze=False)
+    for ax in axes.flat:
+        ax.plot([0, 1], [0, 1])
+        ax.set(ylabel="" if share and ax is not axes[0, 0] else label, xlabel="across")
+    figure.savefig(file, dpi=220)
+    plt.close(figure)
+    return panels.panels(file), list(axes.flat)
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+@pytest.mark.parametrize("share", [False, True], ids=["own labels", "shared labels"])
+@pytest.mark.parametrize("columns", [2, 3])
+def test_a_wide_picture_knows_its_panels(tmp_path: Path, columns: int, share: bool, suffix: str) -> None:
+    found, axes = drawn(tmp_path / f"a.{suffix}", columns, "up", share=share)
+    assert len(found) == columns
+    first = round(1000 * axes[0].get_position().x0)
+    for parts, ax in zip(found, axes, strict=True):
+        left, right = 1000 * ax.get_position().x0, 1000 * ax.get_position().x1
+        start, end = parts[-1]
+        assert start <= left + 2
+        assert right - 2 <= end
+        labels_of_the_first = share and ax is not axes[0]
+        assert len(parts) == 1 + labels_of_the_first
+        if labels_of_the_first:
+            assert parts[0] == (0, pytest.approx(first, abs=3))
+        elif ax is not axes[0]:
+            assert start < left - 40  # its labels come with it
+
+
+def test_one_panel_is_not_cut(tmp_path: Path) -> None:
+    assert drawn(tmp_path / "a.png", 1, "up", share=False)[0] == []

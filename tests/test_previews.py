@@ -71,6 +71,22 @@ def test_a_symbol_shows_what_it_means(page: Page, letters: str) -> None:
     expect(card).to_be_hidden()
 
 
+def test_the_keyboard_lists_the_symbols_of_the_page(page: Page) -> None:
+    button = page.get_by_role("button", name="Symbols")
+    button.focus()
+    page.keyboard.press("Enter")
+    card = page.get_by_role("dialog", name="Symbols of this page")
+    expect(card).to_be_visible(timeout=15_000)
+    used = set(page.locator(".bd-article [data-symbol]").evaluate_all("all => all.map(one => one.dataset.symbol)"))
+    rows = card.locator("tbody tr")
+    assert len(used) / 2 < rows.count() < 2 * len(used)  # a row may explain two symbols, a symbol have two rows
+    assert all(meaning in card.inner_text() for meaning in SYMBOLS.values())
+    assert page.locator("mjx-container[tabindex], [data-symbol][tabindex]").count() == 0
+    page.keyboard.press("Escape")
+    expect(card).to_be_hidden()
+    expect(button).to_be_focused()
+
+
 def test_a_term_is_linked_where_a_page_first_says_it(page: Page) -> None:
     links = page.locator("a.term-link")
     goals = links.evaluate_all("links => links.map((link) => link.getAttribute('href'))")

@@ -6,7 +6,10 @@ from pathlib import Path
 import browsing
 import pytest
 import small_pages
+from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page
+
+import formulas  # isort: skip  (small_pages shows the way to it)
 
 pytestmark = browsing.needs_browser
 
@@ -29,17 +32,33 @@ $$ {" + ".join(f"x_{{{number}}}" for number in range(9))} $$
 |{":--|" * 8}
 | {WORDS} |
 
+:::{{figure}} picture.svg
+:alt: Two panels
+Two panels.
+:::
+
 ## ▸ Folded
 
 $$ {TERMS} $$
 
 """ + "".join(f"\n## Section {number}\n\n" + "A line of text.\n\n" * 20 for number in range(40))
 
+PICTURE = """\
+<svg xmlns="http://www.w3.org/2000/svg" width="540pt" height="240pt" viewBox="0 0 540 240">
+<g id="axes_1"><path d="M 54 200
+L 265 200"/></g>
+<g id="text_1"><!-- up --><g transform="translate(20 100) scale(0.1 -0.1)"></g></g>
+<g id="axes_2"><path d="M 275 200
+L 530 200"/></g>
+</svg>
+"""
+
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("themed")
-    small_pages.build(folder, PAGE, extensions=("book_setup", "formulas"), theme="sphinx_book_theme")
+    extensions = ("book_setup", "formulas", "pictures")
+    small_pages.build(folder, PAGE, extensions=extensions, theme="sphinx_book_theme", more={"picture.svg": PICTURE})
     with browsing.serve_folder(folder / "html") as served:
         yield served
 
@@ -91,10 +110,10 @@ def test_only_what_scrolls_is_a_tab_stop(page: Page) -> None:
     narrow, wide, numbered, nearly, folded = boxes(page)
     assert narrow == {"cut": False, "tab": False, "size": [1, 1]}
     for box in (wide, numbered):
-        assert box["size"] == pytest.approx([0.8, 0.8], abs=0.01)
+        assert box["size"] == pytest.approx([0.7, 0.7], abs=0.01)
         assert box["cut"]
         assert box["tab"]
-    assert 0.8 < nearly["size"][0] < 1
+    assert 0.7 < nearly["size"][0] < 1
     assert nearly["size"][1] == pytest.approx(nearly["size"][0], abs=0.01)
     assert not nearly["cut"]
     assert not nearly["tab"]
@@ -113,6 +132,23 @@ def test_the_end_of_a_formula_does_not_fade(page: Page) -> None:
     assert boxes(page)[1]["tab"]
 
 
+@pytest.mark.parametrize(
+    ("line", "joined"),
+    [
+        ("a FORMULA, b", [r"\(x = {}\),"]),
+        ("(FORMULA), b", [r"(\(x = {}\)),"]),
+        ("a FORMULA-problem", [r"\(x = {}\)-problem"]),
+        ("a FORMULA NUMBER. b", [r"\(x = {}\)0.21."]),
+        ("a FORMULA b", []),
+    ],
+)
+def test_what_belongs_to_a_formula_stays_in_its_line(line: str, joined: list[str]) -> None:
+    formula = r'<span class="math notranslate nohighlight">\(x = {}\)</span>'
+    html = formulas.join(line.replace("FORMULA", formula).replace("NUMBER", '<span class="pasted-text">0.21</span>'))
+    page = BeautifulSoup(html, "html.parser")
+    assert [part.get_text() for part in page.find_all(class_="joined")] == joined
+
+
 def test_a_wide_table_becomes_a_list_on_a_phone(page: Page) -> None:
     table = page.locator("table.stacks")
     assert table.evaluate("e => e.scrollWidth <= e.parentElement.clientWidth")
@@ -121,6 +157,18 @@ def test_a_wide_table_becomes_a_list_on_a_phone(page: Page) -> None:
     assert cells.nth(0).inner_text() == "unbreakable" * 3
     boxes = [cells.nth(number).bounding_box() for number in (0, 1)]
     assert boxes[1]["y"] > boxes[0]["y"]
+
+
+def test_the_panels_of_a_wide_picture_stand_below_each_other_on_a_phone(page: Page) -> None:
+    assert page.locator("figure").evaluate("e => e.scrollWidth <= e.clientWidth")
+    assert 330 < page.get_by_role("img", name="Two panels").bounding_box()["width"] < 360
+    parts = page.locator(".panels > span > span")
+    boxes = [parts.nth(number).bounding_box() for number in range(3)]
+    assert boxes[1]["y"] == boxes[2]["y"] >= boxes[0]["y"] + boxes[0]["height"] - 1
+    assert boxes[1]["width"] == pytest.approx(0.2 * boxes[0]["width"], rel=0.02)
+    scale = page.locator(".panels img").evaluate_all("images => images.map((image) => image.clientWidth)")
+    assert len({round(width) for width in scale}) == 1
+    assert scale[0] == pytest.approx(2 * boxes[0]["width"], rel=0.02)
 
 
 def test_a_wide_table_scrolls_with_a_cue(window: Page, address: str) -> None:

@@ -4,6 +4,8 @@ MathJax, from the package ``sphinx-mathjax-offline``, runs in the engine of ``mi
 which needs no fonts. A page holds the outline of a letter once, and once a formula that it shows again. Beside each
 drawing stands the same formula in MathML, which is hidden from sight: screen readers read it. A formula that cannot be
 read stops the build.
+
+A line never ends between a formula and the comma behind it, or the number that it leads to.
 """
 
 from __future__ import annotations
@@ -37,6 +39,11 @@ PLACE = re.compile(
     r'(?P<open><(?P<tag>span|div) class="[^"]*\bmath notranslate nohighlight[^"]*"[^>]*>)'
     r"(?P<inside>.*?)(?P<close></(?P=tag)>)",
     re.DOTALL,
+)
+BESIDE = re.compile(
+    r'(?P<before>[(\[“]*)(?P<formula><span class="[^"]*\bmath notranslate nohighlight[^"]*"[^>]*>'
+    r"\\\([^<]*?(?P<leads>\{\}|=|\\approx|\\[gl]eq?|\\pm)?\s*\\\)</span>)"
+    r'(?P<number>\s*<span class="pasted-text">[^<]*</span>)?(?P<after>(?:[^\s<&]|&\w+;){0,15})'
 )
 OUTLINE = re.compile(r'<path id="MJX-(?:\d+-)?TEX-([^"]+)" d="([^"]*)"></path>')
 LETTER = re.compile(r' data-c="\w+" xlink:href="#MJX-(?:\d+-)?TEX-([^"]+)"')
@@ -122,6 +129,20 @@ def bracketed(inside: str) -> str:
     return f"\\[{inside}\\]" if inside.lstrip().startswith("\\begin{") else inside
 
 
+def join(html: str) -> str:
+    """Return a page in which the formulas in the lines are joined with what belongs to them."""
+
+    def one(found: re.Match[str]) -> str:
+        number = found["number"] or ""
+        if found[0] == found["formula"] or (number and not found["leads"]):
+            return found[0]
+        if found["leads"] == "{}":
+            number = number.lstrip()  # the formula ends with a space of its own
+        return f'<span class="joined">{found["before"]}{found["formula"]}{number}{found["after"]}</span>'
+
+    return BESIDE.sub(one, html)
+
+
 def typeset_page(html: str, prefix: str = "f") -> str:
     """Return a page, or a piece of one, with its formulas typeset; names of shared drawings begin with the prefix."""
     counts = Counter(formulas_of(html))
@@ -142,7 +163,7 @@ def typeset_page(html: str, prefix: str = "f") -> str:
     def place(found: re.Match[str]) -> str:
         return found["open"] + FORMULA.sub(one, bracketed(found["inside"])) + found["close"]
 
-    html = PLACE.sub(place, html)
+    html = PLACE.sub(place, join(html))
     kept = store(dict.fromkeys(times, ""), names)
     return re.sub(r"<body[^>]*>", lambda body: body[0] + kept, html, count=1) if "<body" in html else kept + html
 
@@ -160,7 +181,10 @@ def typeset_alone(html: str) -> str:
         display = formula["line"] is None
         return markup(typeset(unescape(formula["line"] or formula["display"]).strip(), display), display, None)
 
-    return PLACE.sub(lambda found: found["open"] + FORMULA.sub(one, bracketed(found["inside"])) + found["close"], html)
+    def place(found: re.Match[str]) -> str:
+        return found["open"] + FORMULA.sub(one, bracketed(found["inside"])) + found["close"]
+
+    return PLACE.sub(place, join(html))
 
 
 def typeset_pages(app: Sphinx, error: Exception | None) -> None:

@@ -1,8 +1,8 @@
 """A small Sphinx extension: numbers that code glues into the text are set as a book sets them.
 
 ``6e-10`` becomes 6·10 with the exponent raised, ``-0.3`` gets a true minus, ``-0.00`` loses its sign, ``12%`` gets its
-space, and blanks around a number go. This holds for the role ``{glue:text}``, in paragraphs, tables and captions;
-anything else stays as it is.
+space, and blanks around a number go. This holds for the role ``{glue:text}``, in paragraphs, tables and captions.
+No line ends before a per cent sign, glued or not. Anything else stays as it is.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ NUMBER = re.compile(
     r"(?P<sign>(?<![\w.)])-)?(?<![\w.])(?P<digits>\d[\d,]*(?:\.\d+)?)(?:e(?P<exponent>[+-]?\d+))?(?![\w.]*\w)"
 )
 PER_CENT = re.compile(r"(?<=\d)%")
+LOOSE_PER_CENT = re.compile(r"(?:(?<=\d)|^) %")  # in a text; at its beginning a number stands before the text
 
 
 def parts_of(text: str) -> list[tuple[str, str]]:
@@ -54,6 +55,14 @@ def set_numbers(document: nodes.document) -> None:
         node.extend(children)
 
 
+def join_per_cent(document: nodes.document) -> None:
+    """Join per cent signs with the numbers before them, outside of code and formulas."""
+    for text in list(document.findall(nodes.Text)):
+        joined = LOOSE_PER_CENT.sub("\N{NO-BREAK SPACE}%", text)
+        if joined != text and not isinstance(text.parent, nodes.literal | nodes.literal_block | nodes.math | nodes.raw):
+            text.parent.replace(text, nodes.Text(joined))
+
+
 class Numbers(SphinxTransform):
     """Set what a page glues from its own cells."""
 
@@ -62,6 +71,7 @@ class Numbers(SphinxTransform):
     def apply(self, **options: object) -> None:
         """Change the tree of one page."""
         set_numbers(self.document)
+        join_per_cent(self.document)
 
 
 class NumbersOfOtherPages(SphinxPostTransform):

@@ -4,8 +4,9 @@ A picture of a cell is shown at 100 pixels of the page an inch, and never wider 
 size in inches is in the file; for a picture of points (PNG) it follows from the pixels and the resolution, which the
 file holds as well. Where a cell asks for a width (``image: width`` in its metadata), that holds.
 
-A wide picture gets the class ``wide``: on a phone it keeps a size at which its labels can be read, and scrolls in its
-own box (``book.css``). Only such a picture is a link to its full size, so that the keyboard reaches the box.
+A wide picture gets the class ``wide`` and says where its panels are (``panels.py``): on a phone they stand below each
+other (``reading.js``). One without panels keeps a size at which its labels can be read, and scrolls in its own box
+(``book.css``). Only a wide picture is a link to its full size, so that the keyboard reaches the box.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import panels
 import PIL.Image
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -22,6 +24,7 @@ PIXELS = 100  # of the page, for an inch of a figure
 WIDE = 7  # inches: the pictures that fill the column of a desktop page
 RESOLUTION = 110  # of a picture of points that does not tell, in pixels an inch
 IN_AN_INCH = {"pt": 72, "in": 1, "cm": 2.54, "mm": 25.4, "pc": 6, "px": 96, "": 96}
+WIDE_IMAGE = re.compile(r'<img\b(?=[^>]*\bclass="[^"]*\bwide\b)(?=[^>]*\bsrc="([^"]*)")')
 SVG_WIDTH = re.compile(r"<svg\b[^>]*?\swidth=[\"']([\d.]+)(\w*)[\"']", re.DOTALL)
 
 
@@ -47,7 +50,21 @@ def size_pictures(app: Sphinx, tree: nodes.document, name: str) -> None:
         image.setdefault("width", f"{inches * PIXELS:.0f}px")
 
 
+def show_panels(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: object) -> None:
+    """Tell every wide picture of a page where its panels are."""
+    files = {Path(kept).name: Path(app.srcdir) / source for source, (_, kept) in app.env.images.items()}
+
+    def one(image: re.Match[str]) -> str:
+        found = panels.panels(files[Path(image[1]).name])
+        parts = " ".join(",".join(f"{start}-{end}" for start, end in panel) for panel in found)
+        return f'{image[0]} data-panels="{parts}"' if found else image[0]
+
+    if "body" in context:
+        context["body"] = WIDE_IMAGE.sub(one, context["body"])
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register the transformation with Sphinx."""
+    """Register both with Sphinx."""
     app.connect("doctree-resolved", size_pictures)
+    app.connect("html-page-context", show_panels)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

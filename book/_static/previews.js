@@ -1,5 +1,5 @@
-// A link to a statement, an equation, a figure, a term or a source shows it, by mouse, by keyboard and by touch;
-// a symbol shows what it means, by mouse and by touch (the page on notation has the same rows).
+// A link to a statement, an equation, a figure, a term or a source shows it, by mouse, by keyboard and by touch; a symbol
+// shows what it means, by mouse and by touch. No formula is a tab stop: for the keyboard, a button lists the symbols.
 (() => {
   "use strict";
 
@@ -105,9 +105,42 @@
     return link && !card.contains(link) && goal(link) ? link : null;
   };
 
+  // All symbols of the page, in the order of the page on notation.
+  const numberOf = (symbol) => Number(symbol.split("-")[1]);
+  const addSymbols = () => {
+    const header = document.querySelector(".article-header-buttons");
+    const marked = [...document.querySelectorAll(".bd-article [data-symbol]")].map((symbol) => symbol.dataset.symbol);
+    if (!header || !marked.length) return;
+    const symbols = [...new Set(marked)].sort((one, other) => numberOf(one) - numberOf(other));
+    const list = document.createElement("dialog");
+    list.className = "symbols bd-article";
+    list.setAttribute("aria-label", "Symbols of this page");
+    list.addEventListener("click", (event) => (event.target === list ? list.close() : null)); // beside it
+    const fill = ({ letters, pieces }) => {
+      addLetters(letters);
+      const rows = new Set(symbols.flatMap((symbol) => pieces[symbol].match(/<tr>.*?<\/tr>/gs)));
+      list.innerHTML = `<form method="dialog"><button class="btn btn-sm">Close</button></form><table class="table"><thead><tr>
+        <th>Symbol</th><th>Meaning</th><th>In the code</th><th>Shape</th></tr></thead>${[...rows].join("")}</table>`;
+    };
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "btn btn-sm symbols-button";
+    button.textContent = "Symbols";
+    button.title = "Show what the symbols of this page mean";
+    button.addEventListener("click", async () => {
+      const found = await load("book/notation");
+      if (!found) return;
+      if (!list.firstChild) fill(found);
+      list.showModal();
+    });
+    header.prepend(button);
+    document.body.append(list);
+  };
+
   let touched = false;
   const listen = () => {
     document.body.append(card);
+    addSymbols();
     document.addEventListener("pointerover", (event) => {
       if (event.pointerType === "touch") return;
       if (card.contains(event.target)) return clearTimeout(timer);

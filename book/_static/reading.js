@@ -1,10 +1,10 @@
-// Small comforts of a page: wide formulas and tables, and contents that follow the reader.
+// Small comforts of a page: wide formulas, tables and pictures, and contents that follow the reader.
 (() => {
   "use strict";
 
-  const SMALLEST = 0.8; // of its usual size: a formula that needs less scrolls instead
+  const SMALLEST = 0.7; // of its usual size: a formula that needs less scrolls instead
   const FORMULA = "div.math:not(:has(> .eqno)), div.math:has(> .eqno) > mjx-container"; // a number stays where it is
-  const WIDE = `${FORMULA}, .pst-scrollable-table-container, .cell_output .text_html`;
+  const WIDE = `${FORMULA}, .pst-scrollable-table-container, .cell_output .text_html, .map-box`;
 
   // A formula that is a little too wide becomes a little smaller.
   const natural = new Map(); // the size of each drawing
@@ -69,16 +69,50 @@
       table.classList.add("stacks");
       for (const row of rows)
         [...row.cells].slice(1).forEach((cell, index) => {
-          const name = document.createElement("span");
-          name.className = "column";
+          if (!cell.textContent.trim()) return cell.classList.add("blank");
+          const [name, text] = ["column", "cell-text"].map((kind) => {
+            const part = document.createElement("span");
+            part.className = kind;
+            return part;
+          });
           name.append(...[...heads[index + 1].childNodes].map((node) => node.cloneNode(true)));
-          cell.prepend(name);
+          text.append(...cell.childNodes);
+          cell.append(name, text);
         });
     }
+  };
+
+  // The panels of a wide picture stand below each other. data-panels holds for each of them the parts of the picture that
+  // show it, in thousandths of the width.
+  const partOf = (image, [start, end], width) => {
+    const part = document.createElement("span");
+    const copy = image.cloneNode();
+    part.style.width = `${(100 * (end - start)) / width}%`;
+    copy.style.width = `${100000 / (end - start)}%`;
+    copy.style.marginLeft = `${(-100 * start) / (end - start)}%`;
+    copy.alt = "";
+    part.append(copy);
+    return part;
+  };
+  const unfold = (image) => {
+    const panels = image.dataset.panels.split(" ").map((panel) => panel.split(",").map((part) => part.split("-").map(Number)));
+    const width = Math.max(...panels.map((parts) => parts.reduce((sum, [start, end]) => sum + end - start, 0)));
+    image.classList.remove("wide");
+    const stacked = document.createElement("span");
+    stacked.className = "panels";
+    stacked.setAttribute("role", "img");
+    stacked.setAttribute("aria-label", image.alt);
+    for (const parts of panels) {
+      const panel = document.createElement("span");
+      panel.append(...parts.map((part) => partOf(image, part, width)));
+      stacked.append(panel);
+    }
+    image.replaceWith(stacked);
   };
   const stackOnce = () => {
     if (innerWidth > STACKED) return;
     stack();
+    document.querySelectorAll(".bd-article figure:not(.laboratory) img[data-panels]").forEach(unfold);
     document.addEventListener("toggle", () => stack(), true);
   };
 
