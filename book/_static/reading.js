@@ -69,10 +69,13 @@
       table.classList.add("stacks");
       for (const row of rows)
         [...row.cells].slice(1).forEach((cell, index) => {
+          if (!cell.hasChildNodes()) return;
           const name = document.createElement("span");
           name.className = "column";
           name.append(...[...heads[index + 1].childNodes].map((node) => node.cloneNode(true)));
-          cell.prepend(name);
+          const content = document.createElement("div");
+          content.append(...cell.childNodes);
+          cell.append(name, content);
         });
     }
   };
