@@ -87,7 +87,15 @@ def test_numbers_of_code_are_set_in_text_tables_and_captions(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(3.2e-7, "3.2·10{sup}`−7`"), (0.0, "0.00"), (12.0, "12.0"), (2345.6, "2,346"), (7, "7"), (65536, "65,536"), (True, "yes")],
+    [
+        (3.2e-7, "3.2·10{sup}`−7`"),
+        (0.0, "0.00"),
+        (12.0, "12.0"),
+        (2345.6, "2,346"),
+        (7, "7"),
+        (65536, "65,536"),
+        (True, "yes"),
+    ],
 )
 def test_tables_of_benchmarks_have_no_computer_notation(value: object, expected: str) -> None:
     assert benchmark_tables.as_text(value) == expected
