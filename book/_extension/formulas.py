@@ -43,6 +43,14 @@ LETTER = re.compile(r' data-c="\w+" xlink:href="#MJX-(?:\d+-)?TEX-([^"]+)"')
 NEEDLESS = re.compile(r' (?:data-mml-node|data-mjx-[\w-]+|xmlns(?::\w+)?|role|focusable)="[^"]*"')
 SVG_PARTS = re.compile(r"<svg([^>]*)>(.*)</svg>", re.DOTALL)
 USED = re.compile(r'href="#m-([^"]+)"')
+TOGETHER = re.compile(
+    r"(?P<before>[(\[“‘]*)"
+    r'(?P<place><span class="[^"]*\bmath notranslate nohighlight[^"]*"[^>]*>\\\((?P<tex>.+?)\\\)</span>)'
+    r'(?P<number>\s*<span class="pasted-text">[^<]*</span>)?'
+    r"(?P<after>[-.,;:!?)\]”’…]*)",
+    re.DOTALL,
+)
+WANTS_MORE = re.compile(r"(=|[<>]|&[lg]t;|\\approx|\\[lg]e)\s*(\{\})?\s*$")  # the end of "$\delta =$", before a number
 
 
 @dataclass(frozen=True)
@@ -122,6 +130,23 @@ def bracketed(inside: str) -> str:
     return f"\\[{inside}\\]" if inside.lstrip().startswith("\\begin{") else inside
 
 
+def hold_together(html: str) -> str:
+    """Return a page on which no line breaks between a formula and its brackets and signs, or "=" and its number."""
+
+    def held(found: re.Match[str]) -> str:
+        before, place, number, after = found["before"], found["place"], found["number"] or "", found["after"]
+        if number and not WANTS_MORE.search(found["tex"]):
+            return (unbroken(before + place) if before else place) + number + after
+        return unbroken(before + place + number + after) if before or number or after else place
+
+    return TOGETHER.sub(held, html)
+
+
+def unbroken(html: str) -> str:
+    """Return a piece of a line that stays in one line."""
+    return f'<span class="unbroken">{html}</span>'
+
+
 def typeset_page(html: str, prefix: str = "f") -> str:
     """Return a page, or a piece of one, with its formulas typeset; names of shared drawings begin with the prefix."""
     counts = Counter(formulas_of(html))
@@ -142,7 +167,7 @@ def typeset_page(html: str, prefix: str = "f") -> str:
     def place(found: re.Match[str]) -> str:
         return found["open"] + FORMULA.sub(one, bracketed(found["inside"])) + found["close"]
 
-    html = PLACE.sub(place, html)
+    html = PLACE.sub(place, hold_together(html))
     kept = store(dict.fromkeys(times, ""), names)
     return re.sub(r"<body[^>]*>", lambda body: body[0] + kept, html, count=1) if "<body" in html else kept + html
 
@@ -160,7 +185,10 @@ def typeset_alone(html: str) -> str:
         display = formula["line"] is None
         return markup(typeset(unescape(formula["line"] or formula["display"]).strip(), display), display, None)
 
-    return PLACE.sub(lambda found: found["open"] + FORMULA.sub(one, bracketed(found["inside"])) + found["close"], html)
+    def place(found: re.Match[str]) -> str:
+        return found["open"] + FORMULA.sub(one, bracketed(found["inside"])) + found["close"]
+
+    return PLACE.sub(place, hold_together(html))
 
 
 def typeset_pages(app: Sphinx, error: Exception | None) -> None:
