@@ -64,12 +64,13 @@ mystnb:
 ```
 
 Off by {glue:text}`small:.0e`, or {glue:text}`low:.1f`. At s = {glue:text}`padded: .1f`.
+That is {glue:text}`padded:.1f` %, or 5 % more.
 
 | error | shift |
 |:--|--:|
 | {glue:text}`small:.0e` | {glue:text}`nothing:.2f` |
 
-`-0.0 6e-10` stays.
+`-0.0 6e-10 5 % 2` stays.
 """
 
 
@@ -83,7 +84,8 @@ def test_numbers_of_code_are_set_in_text_tables_and_captions(tmp_path: Path) -> 
     assert 'or <span class="pasted-text">−2.5</span>. At s = <span class="pasted-text">0.8</span>.' in html
     assert [cell.get_text() for cell in page.find_all("td")] == ["6·10−10", "0.00"]
     assert "-0.0" in page.find("code").get_text()
-    assert "6e-10" in page.find("code").get_text()
+    assert "6e-10 5 % 2" in page.find("code").get_text()
+    assert '<span class="pasted-text">0.8</span>\N{NO-BREAK SPACE}%, or 5\N{NO-BREAK SPACE}% more.' in html
 
 
 @pytest.mark.parametrize(

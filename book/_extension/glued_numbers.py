@@ -2,7 +2,7 @@
 
 ``6e-10`` becomes 6·10 with the exponent raised, ``-0.3`` gets a true minus, ``-0.00`` loses its sign, ``12%`` gets its
 space, and blanks around a number go. This holds for the role ``{glue:text}``, in paragraphs, tables and captions;
-anything else stays as it is.
+anything else stays as it is. Only the blank before "%" is one at which no line breaks, everywhere in the text.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ NUMBER = re.compile(
     r"(?P<sign>(?<![\w.)])-)?(?<![\w.])(?P<digits>\d[\d,]*(?:\.\d+)?)(?:e(?P<exponent>[+-]?\d+))?(?![\w.]*\w)"
 )
 PER_CENT = re.compile(r"(?<=\d)%")
+BLANK_BEFORE_PER_CENT = re.compile(r"(?:(?<=\d)|^) (?=%)")  # the number may stand in the node before
+AS_WRITTEN = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw, nodes.comment)
 
 
 def parts_of(text: str) -> list[tuple[str, str]]:
@@ -52,6 +54,10 @@ def set_numbers(document: nodes.document) -> None:
                 children.append(nodes.superscript("", exponent))
         node.children = []
         node.extend(children)
+    for text in list(document.findall(nodes.Text)):
+        joined = BLANK_BEFORE_PER_CENT.sub("\N{NO-BREAK SPACE}", text)
+        if joined != text and not isinstance(text.parent, AS_WRITTEN):
+            text.parent.replace(text, nodes.Text(joined))
 
 
 class Numbers(SphinxTransform):

@@ -19,6 +19,11 @@
     drawing.style.height = scale < 1 ? `${scale * height}px` : "";
   };
 
+  // So does a table, with less room between its columns.
+  const tighten = (box) => {
+    if (box.scrollWidth > box.clientWidth) box.querySelector(":scope > table")?.classList.add("tight");
+  };
+
   // What is still too wide fades out where it goes on, and can be reached by the keyboard. Nothing else in a formula can.
   const mark = (box) => {
     const wide = box.scrollWidth > box.clientWidth;
@@ -30,6 +35,7 @@
   const fit = (box) => {
     if (!scrolls(box)) return;
     shrink(box);
+    tighten(box);
     mark(box);
   };
   const watch = () => {
