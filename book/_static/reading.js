@@ -64,6 +64,13 @@
     again();
   };
 
+  // A long name in a table may break after a dot or an underscore.
+  const breakNames = () => {
+    for (const name of document.querySelectorAll(".bd-article :is(td, th) code"))
+      for (const part of name.querySelectorAll(":scope > .pre").length ? name.children : [name])
+        if (!part.children.length && part.textContent.length > 16) part.innerHTML = part.innerHTML.replace(/[._](?=[a-z])/gi, "$&<wbr>");
+  };
+
   // On a narrow screen a table that does not fit becomes a list: each cell says what its column is called.
   const STACKED = 600; // pixels of the window, as in book.css
   const stack = () => {
@@ -93,6 +100,7 @@
 
   const start = () => {
     follow();
+    breakNames();
     stackOnce();
     watch();
   };
