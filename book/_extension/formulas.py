@@ -43,9 +43,9 @@ LETTER = re.compile(r' data-c="\w+" xlink:href="#MJX-(?:\d+-)?TEX-([^"]+)"')
 NEEDLESS = re.compile(r' (?:data-mml-node|data-mjx-[\w-]+|xmlns(?::\w+)?|role|focusable)="[^"]*"')
 SVG_PARTS = re.compile(r"<svg([^>]*)>(.*)</svg>", re.DOTALL)
 USED = re.compile(r'href="#m-([^"]+)"')
-TOGETHER = re.compile(
+TOGETHER = re.compile(  # a formula with what belongs to it; a longer one may need the whole line
     r"(?P<before>[(\[“‘]*)"
-    r'(?P<place><span class="[^"]*\bmath notranslate nohighlight[^"]*"[^>]*>\\\((?P<tex>.+?)\\\)</span>)'
+    r'(?P<place><span class="[^"]*\bmath notranslate nohighlight[^"]*"[^>]*>\\\((?P<tex>.{1,60}?)\\\)</span>)'
     r'(?P<number>\s*<span class="pasted-text">[^<]*</span>)?'
     r"(?P<after>[-.,;:!?)\]”’…]*)",
     re.DOTALL,
