@@ -82,7 +82,7 @@
       table.classList.add("stacks");
       for (const row of rows)
         [...row.cells].slice(1).forEach((cell, index) => {
-          if (!cell.hasChildNodes()) return;
+          if (!cell.textContent.trim() && !cell.querySelector("img, svg")) return;
           const name = document.createElement("span");
           name.className = "column";
           name.append(...[...heads[index + 1].childNodes].map((node) => node.cloneNode(true)));
