@@ -104,6 +104,7 @@ def test_every_figure_of_the_book_is_on_its_page() -> None:
         assert len(entry["description"].split()) > 3
         kinds = {Path(file).suffix for file in entry["files"]}
         assert kinds & {".svg", ".png"}
+        assert any(f'src="../figures/{file}"' in page for file in entry["files"])
         assert (".npz" in kinds) == (name in recorded)
         assert all(f'href="../figures/{file}"' in page for file in entry["files"])
     with zipfile.ZipFile(folder / "figures.zip") as opened:

@@ -27,6 +27,7 @@ FOLDER, DRAWN = "figures", Path("_build") / "figures"
 PLACE = '<div id="figure-list"></div>'
 LICENCE = "CC BY 4.0, The contributors"
 BEGINNING = (1980, 1, 1, 0, 0, 0)  # the time of all files in the zip: the same content gives the same bytes
+PICTURES = (".svg", ".png")
 NAMES = {".svg": "SVG", ".pdf": "PDF", ".png": "PNG", ".npz": "arrays"}
 
 
@@ -46,8 +47,10 @@ class Figure:
     def html(self) -> str:
         """Return the entry of the figure."""
         links = ", ".join(f'<a href="../{FOLDER}/{file}">{NAMES[Path(file).suffix]}</a>' for file in self.files)
+        shown = next(file for file in self.files if Path(file).suffix in PICTURES)
         return (
             f'<div class="figure-entry" id="list-{self.name}">'
+            f'<img class="thumbnail" src="../{FOLDER}/{shown}" alt="" loading="lazy">'
             f'<p><a href="{self.chapter}.html#{self.name}"><strong>{self.number}</strong></a> {self.caption}</p>'
             f'<p class="figure-files">{links}</p>'
             f"<details class='fold'><summary><span class='fold-title'>In words</span></summary>"
