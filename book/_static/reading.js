@@ -71,14 +71,17 @@
         if (!part.children.length && part.textContent.length > 16) part.innerHTML = part.innerHTML.replace(/[._](?=[a-z])/gi, "$&<wbr>");
   };
 
-  // On a narrow screen a table that does not fit becomes a list: each cell says what its column is called.
+  // On a narrow screen a table that does not fit, or hardly, becomes a list: each cell says what its column is called.
   const STACKED = 600; // pixels of the window, as in book.css
+  const CRAMPED = 200; // pixels: a row as high as that has columns of few words a line
   const stack = () => {
     for (const table of document.querySelectorAll(".bd-article table")) {
       const heads = [...table.querySelectorAll(":scope > thead > tr:only-child > th")];
       const rows = [...table.querySelectorAll(":scope > tbody > tr")];
       const simple = heads.length > 2 && rows.every((row) => row.cells.length === heads.length);
-      if (!simple || table.matches(".stacks") || !table.checkVisibility() || table.scrollWidth <= table.parentElement.clientWidth) continue;
+      if (!simple || table.matches(".stacks") || !table.checkVisibility()) continue;
+      const fits = table.scrollWidth <= table.parentElement.clientWidth;
+      if (fits && rows.every((row) => row.offsetHeight < CRAMPED)) continue;
       table.classList.add("stacks");
       for (const row of rows)
         [...row.cells].slice(1).forEach((cell, index) => {
