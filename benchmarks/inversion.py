@@ -48,7 +48,7 @@ def inverse(quick: bool) -> Topic:
                 checks.append(check(f"inverse / peer with tightened tolerance, L={lipschitz}", ratio, 1 / 12))
             ratio = fastest / found["plain fixed point"]["seconds"]
             checks.append(check(f"inverse / plain fixed point, {kind}, L={lipschitz}", ratio, 1 / 12))
-    return {"title": "Inverse of 2,500 points, float64, residual <= 1e-6, 1 thread", "rows": rows, "checks": checks}
+    return {"title": "Inverse of 2,500 points, residual ≤ 10⁻⁶, float64, 1 thread", "rows": rows, "checks": checks}
 
 
 def _compare(net: IResNet, z: Tensor, repeats: int, slow_peers: bool) -> dict[str, Row]:

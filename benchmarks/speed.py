@@ -103,7 +103,7 @@ def training_step(quick: bool) -> Topic:
         rows.append({"threads": count, "network": "invlib, its own SOAP", "step with Adam ms": 1e3 * times["SOAP"]})
         peer = min(times[name] for name in exact if name != "invlib")
         checks.append(check(f"training step / best exact peer, {count} threads", ours / peer, 0.65))
-    return {"title": "Training step, 5 blocks of 2-64-64-2, batch 512", "rows": rows, "checks": checks}
+    return {"title": "Training step, 5 blocks of 2–64–64–2, batch 512", "rows": rows, "checks": checks}
 
 
 def _update(name: str, net: torch.nn.Module) -> Callable[[], object]:
@@ -165,7 +165,7 @@ def ensembles(quick: bool) -> Topic:
             rows.append(row)
         ratio = rows[-1]["members / torch.func loop"]
         checks.append(check(f"E = 32 per network / torch.func loop, {count} threads", ratio, 0.45))
-    return {"title": "Ensembles, 5 blocks of 2-64-64-2, batch 512", "rows": rows, "checks": checks}
+    return {"title": "Ensembles, 5 blocks of 2–64–64–2, batch 512", "rows": rows, "checks": checks}
 
 
 def sweep(quick: bool) -> Topic:
@@ -189,7 +189,7 @@ def sweep(quick: bool) -> Topic:
             times = {"ms a step, sweep": 1e3 * sweep_of_32, "ms a step, one": 1e3 * single}
             rows.append({"threads": count, "loss": loss} | times | {"ratio": ratio})
             checks.append(check(f"sweep of 32 / 32 singles, {loss}, {count} threads", ratio, 0.4))
-    return {"title": "train(), default options, 3 blocks of 2-32-32-2, batch 256", "rows": rows, "checks": checks}
+    return {"title": "train(), default options, 3 blocks of 2–32–32–2, batch 256", "rows": rows, "checks": checks}
 
 
 def dimensions(quick: bool) -> Topic:

@@ -11,7 +11,7 @@ Section Squares.
 Variable n : nat.
 Implicit Types a b x q m mu z : vector.
 
-(** [prop-pe-mixture] -2 times the exponent of one component, up to a term without [x]: the square around [m], which
+(** [prop-pe-mixture] Minus twice the exponent of one component, up to a term without [x]: the square around [m], which
     [P] sends to [q]. *)
 Theorem pe_mixture_square P q m x : symmetric P -> equal n (apply n P m) q ->
   dot n x (apply n P x) - 2 * dot n q x =

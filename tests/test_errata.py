@@ -104,6 +104,8 @@ def test_every_figure_of_the_book_is_on_its_page() -> None:
         assert len(entry["description"].split()) > 3
         kinds = {Path(file).suffix for file in entry["files"]}
         assert kinds & {".svg", ".png"}
+        small = re.search(rf'id="list-{name}"><img class="thumbnail" src="([^"]+)"', page)[1]
+        assert (browsing.HTML / "book" / small).exists()
         assert (".npz" in kinds) == (name in recorded)
         assert all(f'href="../figures/{file}"' in page for file in entry["files"])
     with zipfile.ZipFile(folder / "figures.zip") as opened:

@@ -266,7 +266,7 @@ def test_map_jumps_at_the_maxwell_point_where_both_modes_are_equally_high():
     assert right > 0.5
 
 
-def test_map_of_the_asymmetric_example_jumps_at_z_0209():
+def test_map_of_two_unequal_bumps_jumps():
     """The jump of the example with unequal bumps, to three digits."""
     prior = GaussianMixture([0.7, 0.3], [[-0.8], [0.9]], [[[0.25**2]], [[0.35**2]]])
     problem = LinearProblem([[1.0]], 0.45)

@@ -25,6 +25,8 @@ def as_text(value: object) -> str:
     """Return a cell of a table, as Markdown: numbers with three digits, small ones with two and a power of ten."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
     if not isinstance(value, float):
         return str(value)
     if abs(value) >= 1000:

@@ -17,6 +17,7 @@ no formula; once ``html: baseurl`` is set, also its address and its first pictur
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.environment import BuildEnvironment
 
 UNUSED = ("thebe", "togglebutton", "togglehint", "toggleopen", "design-tabs", "search_as_you_type")
 REPEATED = ("proof-content", "exercise-content", "solution-content")
@@ -99,9 +101,15 @@ def set_buttons(app: Sphinx, config: Config) -> None:
         options[button] = bool(options.get("repository_url"))
 
 
+def write_every_page(app: Sphinx, env: BuildEnvironment) -> Iterable[str]:
+    """Have every page written in each build: search, previews and the list of figures are gathered from all pages."""
+    return env.found_docs
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the parts with Sphinx."""
     app.connect("config-inited", set_buttons)
+    app.connect("env-updated", write_every_page)
     app.connect("doctree-read", make_names_unique)
     app.connect("html-page-context", describe)
     app.connect("html-page-context", leave_out, priority=950)

@@ -126,7 +126,7 @@ def chapters(book: list[Chapter]) -> list[str]:
     if not times:
         return [*lines, *NOTHING]
     known = [times[chapter.name]["seconds"] for chapter in book if chapter.name in times]
-    lines += [f"{len(known)} of {len(book)} chapters have a recorded time, together {sum(known)} seconds.", ""]
+    lines += [f"{len(known)} of {len(book)} chapters have a recorded time, together {sum(known):,} seconds.", ""]
     return [*lines, *(f"{number}. {machine}" for number, machine in enumerate(machines, start=1)), ""]
 
 

@@ -17,6 +17,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 from bs4 import BeautifulSoup
 from claims import chapter_files
 from docutils import nodes
@@ -24,6 +25,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 FOLDER, DRAWN = "figures", Path("_build") / "figures"
+SMALL, WIDTH = "thumbnails", 240  # their folder, and their size in pixels
 PLACE = '<div id="figure-list"></div>'
 LICENCE = "CC BY 4.0, The contributors"
 BEGINNING = (1980, 1, 1, 0, 0, 0)  # the time of all files in the zip: the same content gives the same bytes
@@ -32,7 +34,7 @@ NAMES = {".svg": "SVG", ".pdf": "PDF", ".png": "PNG", ".npz": "arrays"}
 
 @dataclass
 class Figure:
-    """A figure of a chapter: its name, chapter, number, caption as HTML and as text, description, and files."""
+    """A figure of a chapter: name, chapter, number, caption as HTML and as text, description, files, small picture."""
 
     name: str
     chapter: str
@@ -42,12 +44,14 @@ class Figure:
     description: str
     source: str
     files: list[str] = field(default_factory=list)
+    small: str = ""
 
     def html(self) -> str:
         """Return the entry of the figure."""
         links = ", ".join(f'<a href="../{FOLDER}/{file}">{NAMES[Path(file).suffix]}</a>' for file in self.files)
         return (
             f'<div class="figure-entry" id="list-{self.name}">'
+            f'<img class="thumbnail" src="../{self.small}" alt="" loading="lazy">'
             f'<p><a href="{self.chapter}.html#{self.name}"><strong>{self.number}</strong></a> {self.caption}</p>'
             f'<p class="figure-files">{links}</p>'
             f"<details class='fold'><summary><span class='fold-title'>In words</span></summary>"
@@ -56,7 +60,7 @@ class Figure:
 
     def entry(self) -> dict[str, object]:
         """Return what the list in the zip says."""
-        kept = {key: value for key, value in asdict(self).items() if key not in ("caption", "text", "source")}
+        kept = {key: value for key, value in asdict(self).items() if key not in ("caption", "text", "source", "small")}
         return {**kept, "caption": self.text, "licence": LICENCE}
 
 
@@ -120,6 +124,18 @@ def collect(figure: Figure, pages: Path, root: Path) -> None:
         name = f"{figure.name}{source.suffix}"
         shutil.copy(source, pages / FOLDER / name)
         figure.files.append(name)
+    figure.small = small_picture(picture, pages, figure.name)
+
+
+def small_picture(picture: Path, pages: Path, name: str) -> str:
+    """Return the address of a small picture, which is made from a picture of points; a drawing is its own."""
+    if picture.suffix == ".svg":
+        return f"{FOLDER}/{name}.svg"
+    with PIL.Image.open(picture) as opened:
+        image = opened.convert("RGB")
+    image.thumbnail((WIDTH, WIDTH), PIL.Image.Resampling.LANCZOS)
+    image.save(pages / SMALL / f"{name}.webp", quality=60, method=6)
+    return f"{SMALL}/{name}.webp"
 
 
 def chapters(app: Sphinx) -> Iterator[tuple[str, str, list[Figure]]]:
@@ -146,8 +162,9 @@ def fill(app: Sphinx, error: Exception | None) -> None:
     page = pages / "book" / "figures.html"
     if error is not None or app.builder.format != "html" or not page.exists():
         return
-    shutil.rmtree(pages / FOLDER, ignore_errors=True)
-    (pages / FOLDER).mkdir()
+    for folder in (pages / FOLDER, pages / SMALL):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
     parts, entries = [], []
     for name, title, figures in chapters(app):
         for figure in figures:

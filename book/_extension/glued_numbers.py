@@ -22,6 +22,7 @@ NUMBER = re.compile(
 )
 PER_CENT = re.compile(r"(?<=\d)%")
 LOOSE_PER_CENT = re.compile(r"(?:(?<=\d)|^) %")  # in a text; at its beginning a number stands before the text
+AS_WRITTEN = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw, nodes.comment)
 
 
 def parts_of(text: str) -> list[tuple[str, str]]:
@@ -59,7 +60,7 @@ def join_per_cent(document: nodes.document) -> None:
     """Join per cent signs with the numbers before them, outside of code and formulas."""
     for text in list(document.findall(nodes.Text)):
         joined = LOOSE_PER_CENT.sub("\N{NO-BREAK SPACE}%", text)
-        if joined != text and not isinstance(text.parent, nodes.literal | nodes.literal_block | nodes.math | nodes.raw):
+        if joined != text and not isinstance(text.parent, AS_WRITTEN):
             text.parent.replace(text, nodes.Text(joined))
 
 

@@ -32,7 +32,7 @@ FIGURE = re.compile(r"^    name: fig-")
 FILE = "prerequisites.yml"
 RULE = (
     f"Minutes: {PUZZLE} for the vote on the puzzle, {STATEMENT} for each statement and {PICTURE} for each figure that "
-    f"stands outside of the folds, {ENDING} for the takeaways, {EXERCISE} for one exercise; where a chapter has these. "
+    f"stands outside the folds, {ENDING} for the takeaways, {EXERCISE} for one exercise; where a chapter has these. "
     "They are an estimate for a class that has read nothing, without proofs; a proof at the board comes on top."
 )
 
@@ -130,7 +130,7 @@ def table(meetings: list[list[str]], needs: Mapping[str, Sequence[str]], duratio
     for number, names in enumerate(meetings, start=1):
         total = sum(durations[name] for name in names)
         for name in names:
-            shown = f"{number} ({total} min)" if name == names[0] else ""
+            shown = f"{number} ({total}\N{NO-BREAK SPACE}min)" if name == names[0] else ""
             earlier = ", ".join(map(str, sorted({place[other] for other in needs[name]}))) or "–"
             slides = f'<a href="../slides/{name}.html">slides</a>'
             lines.append(f"| {shown} | {{doc}}`{name}` | {durations[name]} | {earlier} | {slides} |")

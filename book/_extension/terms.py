@@ -50,11 +50,11 @@ def is_prose(text: nodes.Text) -> bool:
 def link_first(app: Sphinx, text: nodes.Text, left: dict[str, str], page: str) -> None:
     """Link the terms in a text that are still to be linked, and take them from those left."""
     longest_first = "|".join(map(re.escape, sorted(left, key=len, reverse=True)))
-    pattern = re.compile(rf"\b(?:{longest_first})(?=s?\b)", re.IGNORECASE)
+    pattern = re.compile(rf"\b(?P<term>{longest_first})s?\b", re.IGNORECASE)
     made: list[nodes.Node] = []
     end = 0
     for found in pattern.finditer(text):
-        place = left.pop(found[0].lower(), None)
+        place = left.pop(found["term"].lower(), None)
         if place is None:
             continue
         address = f"{app.builder.get_relative_uri(page, GLOSSARY)}#{place}"

@@ -19,6 +19,11 @@
     drawing.style.height = scale < 1 ? `${scale * height}px` : "";
   };
 
+  // So does a table, with less room between its columns.
+  const tighten = (box) => {
+    if (box.scrollWidth > box.clientWidth) box.querySelector(":scope > table")?.classList.add("tight");
+  };
+
   // What is still too wide fades out where it goes on, and can be reached by the keyboard. Nothing else in a formula can.
   const mark = (box) => {
     const wide = box.scrollWidth > box.clientWidth;
@@ -30,6 +35,7 @@
   const fit = (box) => {
     if (!scrolls(box)) return;
     shrink(box);
+    tighten(box);
     mark(box);
   };
   const watch = () => {
@@ -58,17 +64,28 @@
     again();
   };
 
-  // On a narrow screen a table that does not fit becomes a list: each cell says what its column is called.
+  // A long name in a table may break after a dot or an underscore.
+  const breakNames = () => {
+    for (const name of document.querySelectorAll(".bd-article :is(td, th) code"))
+      for (const part of name.querySelectorAll(":scope > .pre").length ? name.children : [name])
+        if (!part.children.length && part.textContent.length > 16) part.innerHTML = part.innerHTML.replace(/[._](?=[a-z])/gi, "$&<wbr>");
+  };
+
+  // On a narrow screen a table that does not fit, or hardly, becomes a list: each cell says what its column is called.
   const STACKED = 600; // pixels of the window, as in book.css
+  const CRAMPED = 200; // pixels: a row as high as that has columns of few words a line
   const stack = () => {
     for (const table of document.querySelectorAll(".bd-article table")) {
       const heads = [...table.querySelectorAll(":scope > thead > tr:only-child > th")];
       const rows = [...table.querySelectorAll(":scope > tbody > tr")];
       const simple = heads.length > 2 && rows.every((row) => row.cells.length === heads.length);
-      if (!simple || table.matches(".stacks") || !table.checkVisibility() || table.scrollWidth <= table.parentElement.clientWidth) continue;
+      if (!simple || table.matches(".stacks") || !table.checkVisibility()) continue;
+      const fits = table.scrollWidth <= table.parentElement.clientWidth;
+      if (fits && rows.every((row) => row.offsetHeight < CRAMPED)) continue;
       table.classList.add("stacks");
       for (const row of rows)
         [...row.cells].slice(1).forEach((cell, index) => {
+<<<<<<< HEAD
           if (!cell.textContent.trim()) return cell.classList.add("blank");
           const [name, text] = ["column", "cell-text"].map((kind) => {
             const part = document.createElement("span");
@@ -78,6 +95,15 @@
           name.append(...[...heads[index + 1].childNodes].map((node) => node.cloneNode(true)));
           text.append(...cell.childNodes);
           cell.append(name, text);
+=======
+          if (!cell.textContent.trim() && !cell.querySelector("img, svg")) return;
+          const name = document.createElement("span");
+          name.className = "column";
+          name.append(...[...heads[index + 1].childNodes].map((node) => node.cloneNode(true)));
+          const content = document.createElement("div");
+          content.append(...cell.childNodes);
+          cell.append(name, content);
+>>>>>>> w-eyes2
         });
     }
   };
@@ -118,6 +144,7 @@
 
   const start = () => {
     follow();
+    breakNames();
     stackOnce();
     watch();
   };
