@@ -6,7 +6,6 @@ import pytest
 import small_pages
 
 import benchmark_tables  # isort: skip  (small_pages shows the way to it)
-import formulas  # isort: skip
 import glued_numbers  # isort: skip
 
 
@@ -104,24 +103,3 @@ def test_numbers_of_code_are_set_in_text_tables_and_captions(tmp_path: Path) -> 
 )
 def test_tables_of_benchmarks_have_no_computer_notation(value: object, expected: str) -> None:
     assert benchmark_tables.as_text(value) == expected
-
-
-@pytest.mark.parametrize(
-    ("line", "held"),
-    [
-        (r"for (M\(d\)N, or", r"for <b>(M\(d\)N,</b> or"),
-        (r"by M\(\delta =\)N <n>0.45</n>. So", r"by <b>M\(\delta =\)N <n>0.45</n>.</b> So"),
-        (r"at M\(h &lt;\)N <n>2</n>", r"at <b>M\(h &lt;\)N <n>2</n></b>"),
-        (r"is M\(n\)N <n>7</n>, the", r"is M\(n\)N <n>7</n>, the"),
-        (r"in M\(n\)N dimensions", r"in M\(n\)N dimensions"),
-        (r"the M\(i\)N-th", r"the <b>M\(i\)N-</b>th"),
-    ],
-)
-def test_no_line_breaks_between_a_formula_and_what_belongs_to_it(line: str, held: str) -> None:
-    def page(text: str) -> str:
-        for short, tag in (("M", '<span class="math notranslate nohighlight">'), ("N", "</span>")):
-            text = text.replace(short, tag)
-        text = text.replace("<b>", '<span class="unbroken">').replace("<n>", '<span class="pasted-text">')
-        return text.replace("</b>", "</span>").replace("</n>", "</span>")
-
-    assert formulas.hold_together(page(line)) == page(held)

@@ -40,9 +40,9 @@ PLACE = re.compile(
     r"(?P<inside>.*?)(?P<close></(?P=tag)>)",
     re.DOTALL,
 )
-BESIDE = re.compile(
-    r'(?P<before>[(\[“]*)(?P<formula><span class="[^"]*\bmath notranslate nohighlight[^"]*"[^>]*>'
-    r"\\\([^<]*?(?P<leads>\{\}|=|\\approx|\\[gl]eq?|\\pm)?\s*\\\)</span>)"
+BESIDE = re.compile(  # a formula with what belongs to it; a longer one may need the whole line
+    r'(?P<before>[(\[“‘]*)(?P<formula><span class="[^"]*\bmath notranslate nohighlight[^"]*"[^>]*>'
+    r"\\\([^<]{0,60}?(?P<leads>\{\}|=|\\approx|\\[gl]eq?|\\pm)?\s*\\\)</span>)"
     r'(?P<number>\s*<span class="pasted-text">[^<]*</span>)?(?P<after>(?:[^\s<&]|&\w+;){0,15})'
 )
 OUTLINE = re.compile(r'<path id="MJX-(?:\d+-)?TEX-([^"]+)" d="([^"]*)"></path>')
@@ -50,14 +50,6 @@ LETTER = re.compile(r' data-c="\w+" xlink:href="#MJX-(?:\d+-)?TEX-([^"]+)"')
 NEEDLESS = re.compile(r' (?:data-mml-node|data-mjx-[\w-]+|xmlns(?::\w+)?|role|focusable)="[^"]*"')
 SVG_PARTS = re.compile(r"<svg([^>]*)>(.*)</svg>", re.DOTALL)
 USED = re.compile(r'href="#m-([^"]+)"')
-TOGETHER = re.compile(  # a formula with what belongs to it; a longer one may need the whole line
-    r"(?P<before>[(\[“‘]*)"
-    r'(?P<place><span class="[^"]*\bmath notranslate nohighlight[^"]*"[^>]*>\\\((?P<tex>.{1,60}?)\\\)</span>)'
-    r'(?P<number>\s*<span class="pasted-text">[^<]*</span>)?'
-    r"(?P<after>[-.,;:!?)\]”’…]*)",
-    re.DOTALL,
-)
-WANTS_MORE = re.compile(r"(=|[<>]|&[lg]t;|\\approx|\\[lg]e)\s*(\{\})?\s*$")  # the end of "$\delta =$", before a number
 
 
 @dataclass(frozen=True)
@@ -137,7 +129,6 @@ def bracketed(inside: str) -> str:
     return f"\\[{inside}\\]" if inside.lstrip().startswith("\\begin{") else inside
 
 
-<<<<<<< HEAD
 def join(html: str) -> str:
     """Return a page in which the formulas in the lines are joined with what belongs to them."""
 
@@ -150,23 +141,6 @@ def join(html: str) -> str:
         return f'<span class="joined">{found["before"]}{found["formula"]}{number}{found["after"]}</span>'
 
     return BESIDE.sub(one, html)
-=======
-def hold_together(html: str) -> str:
-    """Return a page on which no line breaks between a formula and its brackets and signs, or "=" and its number."""
-
-    def held(found: re.Match[str]) -> str:
-        before, place, number, after = found["before"], found["place"], found["number"] or "", found["after"]
-        if number and not WANTS_MORE.search(found["tex"]):
-            return (unbroken(before + place) if before else place) + number + after
-        return unbroken(before + place + number + after) if before or number or after else place
-
-    return TOGETHER.sub(held, html)
-
-
-def unbroken(html: str) -> str:
-    """Return a piece of a line that stays in one line."""
-    return f'<span class="unbroken">{html}</span>'
->>>>>>> w-eyes2
 
 
 def typeset_page(html: str, prefix: str = "f") -> str:
@@ -189,11 +163,7 @@ def typeset_page(html: str, prefix: str = "f") -> str:
     def place(found: re.Match[str]) -> str:
         return found["open"] + FORMULA.sub(one, bracketed(found["inside"])) + found["close"]
 
-<<<<<<< HEAD
     html = PLACE.sub(place, join(html))
-=======
-    html = PLACE.sub(place, hold_together(html))
->>>>>>> w-eyes2
     kept = store(dict.fromkeys(times, ""), names)
     return re.sub(r"<body[^>]*>", lambda body: body[0] + kept, html, count=1) if "<body" in html else kept + html
 
@@ -214,11 +184,7 @@ def typeset_alone(html: str) -> str:
     def place(found: re.Match[str]) -> str:
         return found["open"] + FORMULA.sub(one, bracketed(found["inside"])) + found["close"]
 
-<<<<<<< HEAD
     return PLACE.sub(place, join(html))
-=======
-    return PLACE.sub(place, hold_together(html))
->>>>>>> w-eyes2
 
 
 def typeset_pages(app: Sphinx, error: Exception | None) -> None:

@@ -85,8 +85,7 @@
       table.classList.add("stacks");
       for (const row of rows)
         [...row.cells].slice(1).forEach((cell, index) => {
-<<<<<<< HEAD
-          if (!cell.textContent.trim()) return cell.classList.add("blank");
+          if (!cell.textContent.trim() && !cell.querySelector("img, svg")) return cell.classList.add("blank");
           const [name, text] = ["column", "cell-text"].map((kind) => {
             const part = document.createElement("span");
             part.className = kind;
@@ -95,15 +94,6 @@
           name.append(...[...heads[index + 1].childNodes].map((node) => node.cloneNode(true)));
           text.append(...cell.childNodes);
           cell.append(name, text);
-=======
-          if (!cell.textContent.trim() && !cell.querySelector("img, svg")) return;
-          const name = document.createElement("span");
-          name.className = "column";
-          name.append(...[...heads[index + 1].childNodes].map((node) => node.cloneNode(true)));
-          const content = document.createElement("div");
-          content.append(...cell.childNodes);
-          cell.append(name, content);
->>>>>>> w-eyes2
         });
     }
   };
