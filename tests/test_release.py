@@ -5,6 +5,7 @@
 
 import re
 import sys
+import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -187,7 +188,8 @@ def test_binder_has_the_versions_of_the_book(published: Path) -> None:
     pinned = set((ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
     lines = (published / ".binder" / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert {line for line in lines if not line.startswith("#")} <= pinned
-    needed = {"torch", "numpy", "tqdm", "matplotlib", "scipy", "filelock"}
+    package = tomllib.loads((ROOT / "book" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {"torch", "numpy", "tqdm", "matplotlib", *package["dependencies"]} - {"invlib[drawing]"}
     assert {line.partition("==")[0] for line in lines if not line.startswith("#")} == needed
     assert (published / ".binder" / "runtime.txt").read_text(encoding="utf-8") == "python-3.11\n"
 
