@@ -36,6 +36,7 @@ WHEELS = "wheels"
 COLUMN = 740  # pixels of the text of a desktop page
 KEPT_OUTPUTS = ("stream", "display_data", "execute_result")
 GLUED = "application/papermill.record/"
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*")  # behind a closing dollar, which is then none for KaTeX and code hosts
 SPECIAL = re.compile(r"([\\`*_\[\]<>$#|])")
 Numbers = dict[str, dict[str, tuple[int, ...]]]
 
@@ -202,7 +203,17 @@ class Writer:
 
     def inline(self, node: nodes.Node) -> str:
         """Return the Markdown of what stands in a paragraph."""
-        return "".join(self.piece(child) for child in node.children).strip()
+        return "".join(self.pieces(node)).strip()
+
+    def pieces(self, node: nodes.Node) -> list[str]:
+        """Return the Markdown of the parts of a paragraph; a number right behind a formula joins it."""
+        found = [self.piece(child) for child in node.children]
+        for k, child in enumerate(node.children[:-1]):
+            number = NUMBER.match(found[k + 1])
+            if isinstance(child, nodes.math) and number:
+                found[k] = f"${formula(child)}{number[0].replace(',', '{,}')}$"
+                found[k + 1] = found[k + 1][number.end() :]
+        return found
 
     def piece(self, node: nodes.Node) -> str:
         """Return the Markdown of one part of a paragraph."""
@@ -212,7 +223,7 @@ class Writer:
             return f"${formula(node)}$"
         if isinstance(node, nodes.literal) and not isinstance(node.parent, addnodes.download_reference):
             return code(node.astext())
-        inner = "".join(self.piece(child) for child in node.children)
+        inner = "".join(self.pieces(node))
         if isinstance(node, nodes.reference):
             return self.link(node, inner)
         mark = {nodes.emphasis: "*", nodes.strong: "**"}.get(type(node), "")
