@@ -90,7 +90,7 @@ bench: $(READY)  ## measure invlib beside its peers (about a quarter of an hour,
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/run.py
 
-figures: $(READY)  ## draw all figures as PDF (runs every chapter; about a quarter of an hour)
+figures: $(READY)  ## draw all figures as PDF, with their arrays (runs every chapter; about a quarter of an hour)
 	$(BIN)/python release/draw_figures.py
 
 release: packs  ## put site, packs, packages and the book as a PDF into _build/release, and open everything once

@@ -13,10 +13,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import browsing
 import nbformat
+import numpy as np
 import pytest
 import small_pages
 import yaml
 from bs4 import BeautifulSoup
+from matplotlib import pyplot as plt
 from sphinx.application import Sphinx
 
 ROOT = browsing.ROOT
@@ -26,6 +28,7 @@ import book_setup  # noqa: E402
 import check  # noqa: E402
 import contents  # noqa: E402
 import draw_figures  # noqa: E402
+import drawn  # noqa: E402
 import launch  # noqa: E402
 import make  # noqa: E402
 import one_page  # noqa: E402
@@ -364,14 +367,43 @@ drawing.show(fig)
 """
 
 
-def test_a_figure_is_drawn_as_a_pdf_under_its_label(tmp_path: Path) -> None:
+def test_a_figure_is_drawn_with_its_arrays_under_its_label(tmp_path: Path) -> None:
     chapter, folder = tmp_path / "small.md", tmp_path / "drawn"
     chapter.write_text(CHAPTER, encoding="utf-8")
     assert draw_figures.draw(chapter, folder) == []
     assert (folder / "fig-small-line.pdf").read_bytes().startswith(b"%PDF")
+    with np.load(folder / "fig-small-line.npz", allow_pickle=False) as arrays:
+        assert arrays["panel1_curve1"].tolist() == [[0, 0], [1, 1]]
     chapter.write_text(CHAPTER.replace("drawing.show(fig)", "plt.close(fig)"), encoding="utf-8")
     (folder / "fig-small-line.pdf").unlink()
     assert draw_figures.draw(chapter, folder) == ["fig-small-line"]
+
+
+def test_the_arrays_of_a_figure_are_what_it_was_given() -> None:
+    x, values = np.linspace(-1, 2, 5), np.arange(12.0).reshape(3, 4)
+    figure, (left, right) = plt.subplots(1, 2)
+    left.plot(x, x**2)
+    left.scatter(x, -x, c=x)
+    left.fill_between(x, 0, 1 + x)
+    left.set_title("left")
+    right.imshow(values, extent=(0, 4, 0, 3))
+    right.contour(values, levels=[2.5, 7.5])
+    right.vlines([1, 2], 0, 3)
+    right.quiver([0], [1], [2], [3])
+    right.bar([1], [2], width=1)
+    found = drawn.arrays_of(figure)
+    plt.close(figure)
+    assert np.allclose(found["panel1_curve1"], np.stack([x, x**2], 1))
+    assert np.allclose(found["panel1_points1"], np.stack([x, -x, x], 1))
+    assert {tuple(point) for point in np.stack([x, 1 + x], 1)} <= {tuple(point) for point in found["panel1_areas1"]}
+    assert found["panel1_axes"].tolist() == ["left", "", ""]
+    assert (found["panel2_picture1"] == values).all()
+    assert found["panel2_picture_extent1"].tolist() == [0, 4, 0, 3]
+    assert np.allclose(found["panel2_levels1"], [2.5, 7.5])
+    assert np.allclose([found["panel2_contours1"][0] @ [1, 4]], [2.5])  # the values are linear: a level is a line
+    assert np.array_equal(found["panel2_curves1"], [[1, 0], [1, 3], [np.nan] * 2, [2, 0], [2, 3]], equal_nan=True)
+    assert found["panel2_arrows1"].tolist() == [[0, 1, 2, 3]]
+    assert {(0.5, 0), (1.5, 2)} <= {tuple(point) for point in found["panel2_shape1"].tolist()}
 
 
 # The workflow that publishes
