@@ -3,7 +3,7 @@
 It is written from the page as Sphinx has resolved it. So numbers, references, citations and the numbers of equations
 are those of the page, and what remains is plain Markdown with a little HTML: no front end needs an extension.
 
-- Code cells are those of the stored notebook, with their outputs. Folded code has ``source_hidden``.
+- Code cells are those of the stored notebook, with their outputs. Folded code is marked as hidden.
 - Statements and exercises are block quotes. Proofs, hints and solutions are ``<details>``; the code of a solution stays
   inside of them, as text.
 - Below each figure stands its caption, and its description in words behind another ``<details>``.
@@ -38,6 +38,7 @@ KEPT_OUTPUTS = ("stream", "display_data", "execute_result")
 GLUED = "application/papermill.record/"
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")  # behind a closing dollar, which is then none for KaTeX and code hosts
 SPECIAL = re.compile(r"([\\`*_\[\]<>$#|])")
+HIDDEN = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # for Jupyter, and for Colab
 Numbers = dict[str, dict[str, tuple[int, ...]]]
 
 
@@ -294,7 +295,7 @@ def code_cell(stored: NotebookNode, pictures: Iterable[dict[str, Any]] = (), hid
     cell = nbformat.v4.new_code_cell(stored.source, execution_count=stored.execution_count)
     cell.outputs, found = kept_outputs(stored), iter(pictures)
     if hidden or "hide-input" in stored.metadata.get("tags", []):
-        cell.metadata["jupyter"] = {"source_hidden": True}
+        cell.metadata.update(HIDDEN)
     for output in (each for each in cell.outputs if "data" in each):
         kinds = [kind for kind in output.data if kind.startswith("image/")]
         known = next(found, {}) if kinds else {}
