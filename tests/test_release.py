@@ -221,15 +221,18 @@ def test_a_page_is_built_with_an_address_and_without(
 
     monkeypatch.setattr(reader_notebooks, "build_wheels", place_wheels)
     text = "# One\n\nA text that is long enough to be the description of this page.\n\n```{code-cell}\n1\n```\n"
+    text += "\n:::{exercise} A title\n:label: ex-one\n\nShow it.\n:::\n"
     page = small_pages.build(
         tmp_path,
         text,
-        extensions=("book_setup", "reader_notebooks", "launch"),
+        extensions=("book_setup", "reports", "reader_notebooks", "launch"),
         theme="sphinx_book_theme",
         more_settings={"html_baseurl": address, "html_theme_options": {"repository_url": REPOSITORY}},
     )
     notebook = nbformat.read(tmp_path / "html" / "_sources" / "index.ipynb", as_version=4)
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    assert page.select("a.report")
+    assert notebook.cells[-1].source.split("\n")[0].endswith("** (A title)"), "the link is for the page"
     found = {
         "install": code[:-1],
         "canonical": [link["href"] for link in page.select("link[rel=canonical]")],

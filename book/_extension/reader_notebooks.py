@@ -220,6 +220,8 @@ class Writer:
         """Return the Markdown of one part of a paragraph."""
         if isinstance(node, nodes.Text):
             return plain(node.astext())
+        if isinstance(node, nodes.raw):  # HTML that is for the page
+            return ""
         if isinstance(node, nodes.math):
             return f"${formula(node)}$"
         if isinstance(node, nodes.literal) and not isinstance(node.parent, addnodes.download_reference):
