@@ -221,6 +221,8 @@ def test_a_page_is_built_with_an_address_and_without(
 
     monkeypatch.setattr(reader_notebooks, "build_wheels", place_wheels)
     text = "# One\n\nA text that is long enough to be the description of this page.\n\n```{code-cell}\n1\n```\n"
+    text += "\n:::{prf:theorem}\n:label: thm-one\n\nIt holds.\n:::\n\n$$ 1 = 1 $$ (eq-one)\n"
+    text += "\nSee {prf:ref}`thm-one`, {ref}`ex-one` and {eq}`eq-one`.\n"
     text += "\n:::{exercise} A title\n:label: ex-one\n\nShow it.\n:::\n"
     page = small_pages.build(
         tmp_path,
@@ -231,8 +233,13 @@ def test_a_page_is_built_with_an_address_and_without(
     )
     notebook = nbformat.read(tmp_path / "html" / "_sources" / "index.ipynb", as_version=4)
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for file, _, label in (link.removeprefix(ADDRESS).partition("#") for link in re.findall(r"\]\((.*?)\)", text)):
+        assert address
+        assert file == "index.html"
+        assert not label or page.find(id=label)
     assert page.select("a.report")
-    assert notebook.cells[-1].source.split("\n")[0].endswith("** (A title)"), "the link is for the page"
+    assert "> **Exercise 1** (A title)" in text.split("\n"), "the link to a report is for the page"
     found = {
         "install": code[:-1],
         "canonical": [link["href"] for link in page.select("link[rel=canonical]")],
@@ -250,6 +257,20 @@ def test_a_page_is_built_with_an_address_and_without(
         "buttons": list(launch.targets(REPOSITORY, ADDRESS, "index").values()),
     }
     assert found == (wanted if address else {part: [] for part in wanted})
+
+
+def test_a_link_of_a_notebook_leads_to_the_page() -> None:
+    from docutils import nodes
+
+    writer = reader_notebooks.Writer("book/one", nbformat.v4.new_notebook(), {}, {}, ADDRESS)
+    goals = {
+        "book/one.html#thm": {"refid": "thm"},
+        "book/one.html#cor": {"refuri": "#cor"},
+        "book/two.html#thm": {"refuri": "two.html#thm"},
+        "book/../index.html": {"refuri": "../index.html"},
+    }
+    for goal, target in goals.items():
+        assert writer.link(nodes.reference("", "", internal=True, **target), "x") == f"[x]({ADDRESS}{goal})"
 
 
 def test_the_address_and_the_first_picture_of_a_page() -> None:

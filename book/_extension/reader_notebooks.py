@@ -246,8 +246,9 @@ class Writer:
         if not self.address:
             return inner
         page = self.address + self.name + ".html"
-        folder = page.rsplit("/", 1)[0]
-        return f"[{inner}]({f'{folder}/{target}' if target else page + '#' + node.get('refid', '')})"
+        if not target or target.startswith("#"):
+            return f"[{inner}]({page}{target or '#' + node.get('refid', '')})"
+        return f"[{inner}]({page.rsplit('/', 1)[0]}/{target})"
 
 
 def is_source(node: nodes.Node) -> bool:
