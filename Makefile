@@ -64,8 +64,9 @@ rehearse: packs  ## run every student notebook to its first gap, and both grader
 alone: html  ## run every notebook that the pages offer, in a new environment (about a quarter of an hour)
 	$(BIN)/python tests/run_alone.py
 
-lab: html  ## look at notebooks behind the download buttons in JupyterLab, with and without its extension for MyST
+lab: html  ## look at notebooks in JupyterLab, with and without its extension for MyST, and as VS Code draws them
 	$(BIN)/python tests/run_jupyterlab.py
+	$(BIN)/python tests/run_vscode.py
 
 twice: html  ## build the pages again, with plain and current Sphinx, and compare all numbers
 	$(BIN)/python tests/build_twice.py
@@ -92,7 +93,7 @@ bench: $(READY)  ## measure invlib beside its peers (about a quarter of an hour,
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/run.py
 
-figures: $(READY)  ## draw all figures as PDF (runs every chapter; about a quarter of an hour)
+figures: $(READY)  ## draw all figures as PDF, with their arrays (runs every chapter; about a quarter of an hour)
 	$(BIN)/python release/draw_figures.py
 
 release: packs  ## put site, packs, packages and the book as a PDF into _build/release, and open everything once

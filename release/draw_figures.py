@@ -1,10 +1,11 @@
-"""Draw the figures again as PDF, with lines instead of points, however large they are.
+"""Draw the figures again as PDF, with lines instead of points, however large they are, and keep their arrays.
 
     python release/draw_figures.py              all chapters
     python release/draw_figures.py NAME ...     some
 
 Notebooks store a large figure as a picture of points. Here the code of a chapter runs once more, and each figure that
-it shows goes to ``_build/figures/LABEL.pdf``, too. Nothing else is stored. A chapter takes as long as the page says.
+it shows goes to ``_build/figures/LABEL.pdf``, and the numbers in it to ``LABEL.npz``. A chapter takes as long as the
+page says.
 """
 
 from __future__ import annotations
@@ -21,13 +22,18 @@ sys.path.insert(0, str(contents.ROOT / "book"))
 import execute
 
 HEAD = """\
+import sys
 import matplotlib
+import numpy
 matplotlib.use("agg")
+sys.path.append({release!r})
+import drawn
 from invlib import drawing
 shown = drawing.show
 def keep(label, folder={folder!r}):
     def show(figure, *options, **others):
         figure.savefig(f"{{folder}}/{{label}}.pdf", metadata={{"CreationDate": None}})
+        numpy.savez_compressed(f"{{folder}}/{{label}}.npz", **drawn.arrays_of(figure))
         shown(figure, *options, **others)
     drawing.show = show
 """
@@ -35,7 +41,7 @@ def keep(label, folder={folder!r}):
 
 def script_of(chapter: Path, folder: Path) -> str:
     """Return the code of a chapter, in which each figure is kept under its label."""
-    lines = [HEAD.format(folder=str(folder.resolve()))]
+    lines = [HEAD.format(folder=str(folder.resolve()), release=str(contents.ROOT / "release"))]
     for cell in execute.code_cells(execute.read_text(chapter)):
         label = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
         lines.append(f"keep({label!r})\n{cell.source}" if label else cell.source)

@@ -110,7 +110,7 @@ def test_folded_code_is_hidden_and_no_other(name: str) -> None:
         if cell.cell_type == "code":
             hidden = bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
             wanted = {"hide-input", "remove-cell", "remove-input"} & set(tags[cell.source.strip()])
-            assert hidden == bool(wanted)
+            assert hidden == bool(wanted) == (cell.metadata.get("cellView") == "form")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -148,6 +148,26 @@ def test_html_is_closed_and_formulas_stand_on_one_line(name: str) -> None:
             assert cell.source.count("<details>") == cell.source.count("</details>")
             for line in without_code(cell.source).split("\n"):
                 assert line.count("$$") % 2 == 0
+
+
+def crowded(text: str) -> list[str]:
+    """Formulas that a front end takes for money or leaves as they are: a letter or a digit touches a dollar."""
+    text = re.sub(r"\$\$.*?\$\$", "", without_code(text).replace(r"\$", ""))
+    found = re.finditer(r"(\w?)\$([^$\n]+)\$(\w?)", text)
+    return [each[0] for each in found if each[1] or each[3] or each[2] != each[2].strip()]
+
+
+def markup(text: str) -> set[str]:
+    """The tags of a text, with their attributes."""
+    return set(re.findall(r"<[a-z][^<>]*>", re.sub(r"\$[^$]*\$", "", without_code(text).replace(r"\$", ""))))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_formulas_stand_free_and_nothing_rests_on_a_style(name: str) -> None:
+    """VS Code, Colab and code hosts read a dollar beside a digit as money, and drop styles and classes."""
+    text = prose(notebook(name))
+    assert not crowded(text)
+    assert markup(text) <= {"<details>", "<summary>", "<strong>", "<sup>", "<sub>"}
 
 
 def test_a_number_of_the_notebook_is_not_that_of_another_page() -> None:
@@ -188,4 +208,9 @@ def test_planted_faults_are_found() -> None:
     assert RAW.search("a number {glue:text}`x:.2f`")
     assert RAW.search(":::{prf:proof}")
     assert not RAW.search(without_code("code `{glue:text}` is fine"))
+    assert crowded("at $z = {}$0.2") == ["$z = {}$0"]
+    assert crowded("in$z$") == ["n$z$"]
+    assert crowded("in $ z$") == ["$ z$"]
+    assert not crowded("in $z = {}0.2$, and ($y$)")
+    assert markup('<p style="color: red"> and $a <b> c$') == {'<p style="color: red">'}
     assert json.dumps(numbered(QUICK), default=sorted)

@@ -5,6 +5,7 @@
 
 import re
 import sys
+import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import browsing
 import nbformat
+import numpy as np
 import pytest
 import small_pages
 import yaml
 from bs4 import BeautifulSoup
+from matplotlib import pyplot as plt
 from sphinx.application import Sphinx
 
 ROOT = browsing.ROOT
@@ -25,6 +28,7 @@ import book_setup  # noqa: E402
 import check  # noqa: E402
 import contents  # noqa: E402
 import draw_figures  # noqa: E402
+import drawn  # noqa: E402
 import launch  # noqa: E402
 import make  # noqa: E402
 import one_page  # noqa: E402
@@ -191,7 +195,8 @@ def test_binder_has_the_versions_of_the_book(published: Path) -> None:
     pinned = set((ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
     lines = (published / ".binder" / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert {line for line in lines if not line.startswith("#")} <= pinned
-    needed = {"torch", "numpy", "tqdm", "matplotlib", "scipy", "filelock"}
+    package = tomllib.loads((ROOT / "book" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {"torch", "numpy", "tqdm", "matplotlib", *package["dependencies"]} - {"invlib[drawing]"}
     assert {line.partition("==")[0] for line in lines if not line.startswith("#")} == needed
     assert (published / ".binder" / "runtime.txt").read_text(encoding="utf-8") == "python-3.11\n"
 
@@ -220,15 +225,25 @@ def test_a_page_is_built_with_an_address_and_without(
 
     monkeypatch.setattr(reader_notebooks, "build_wheels", place_wheels)
     text = "# One\n\nA text that is long enough to be the description of this page.\n\n```{code-cell}\n1\n```\n"
+    text += "\n:::{prf:theorem}\n:label: thm-one\n\nIt holds.\n:::\n\n$$ 1 = 1 $$ (eq-one)\n"
+    text += "\nSee {prf:ref}`thm-one`, {ref}`ex-one` and {eq}`eq-one`.\n"
+    text += "\n:::{exercise} A title\n:label: ex-one\n\nShow it.\n:::\n"
     page = small_pages.build(
         tmp_path,
         text,
-        extensions=("book_setup", "reader_notebooks", "launch"),
+        extensions=("book_setup", "reports", "reader_notebooks", "launch"),
         theme="sphinx_book_theme",
         more_settings={"html_baseurl": address, "html_theme_options": {"repository_url": REPOSITORY}},
     )
     notebook = nbformat.read(tmp_path / "html" / "_sources" / "index.ipynb", as_version=4)
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for file, _, label in (link.removeprefix(ADDRESS).partition("#") for link in re.findall(r"\]\((.*?)\)", text)):
+        assert address
+        assert file == "index.html"
+        assert not label or page.find(id=label)
+    assert page.select("a.report")
+    assert "> **Exercise 1** (A title)" in text.split("\n"), "the link to a report is for the page"
     found = {
         "install": code[:-1],
         "canonical": [link["href"] for link in page.select("link[rel=canonical]")],
@@ -246,6 +261,20 @@ def test_a_page_is_built_with_an_address_and_without(
         "buttons": list(launch.targets(REPOSITORY, ADDRESS, "index").values()),
     }
     assert found == (wanted if address else {part: [] for part in wanted})
+
+
+def test_a_link_of_a_notebook_leads_to_the_page() -> None:
+    from docutils import nodes
+
+    writer = reader_notebooks.Writer("book/one", nbformat.v4.new_notebook(), {}, {}, ADDRESS)
+    goals = {
+        "book/one.html#thm": {"refid": "thm"},
+        "book/one.html#cor": {"refuri": "#cor"},
+        "book/two.html#thm": {"refuri": "two.html#thm"},
+        "book/../index.html": {"refuri": "../index.html"},
+    }
+    for goal, target in goals.items():
+        assert writer.link(nodes.reference("", "", internal=True, **target), "x") == f"[x]({ADDRESS}{goal})"
 
 
 def test_the_address_and_the_first_picture_of_a_page() -> None:
@@ -366,14 +395,43 @@ drawing.show(fig)
 """
 
 
-def test_a_figure_is_drawn_as_a_pdf_under_its_label(tmp_path: Path) -> None:
+def test_a_figure_is_drawn_with_its_arrays_under_its_label(tmp_path: Path) -> None:
     chapter, folder = tmp_path / "small.md", tmp_path / "drawn"
     chapter.write_text(CHAPTER, encoding="utf-8")
     assert draw_figures.draw(chapter, folder) == []
     assert (folder / "fig-small-line.pdf").read_bytes().startswith(b"%PDF")
+    with np.load(folder / "fig-small-line.npz", allow_pickle=False) as arrays:
+        assert arrays["panel1_curve1"].tolist() == [[0, 0], [1, 1]]
     chapter.write_text(CHAPTER.replace("drawing.show(fig)", "plt.close(fig)"), encoding="utf-8")
     (folder / "fig-small-line.pdf").unlink()
     assert draw_figures.draw(chapter, folder) == ["fig-small-line"]
+
+
+def test_the_arrays_of_a_figure_are_what_it_was_given() -> None:
+    x, values = np.linspace(-1, 2, 5), np.arange(12.0).reshape(3, 4)
+    figure, (left, right) = plt.subplots(1, 2)
+    left.plot(x, x**2)
+    left.scatter(x, -x, c=x)
+    left.fill_between(x, 0, 1 + x)
+    left.set_title("left")
+    right.imshow(values, extent=(0, 4, 0, 3))
+    right.contour(values, levels=[2.5, 7.5])
+    right.vlines([1, 2], 0, 3)
+    right.quiver([0], [1], [2], [3])
+    right.bar([1], [2], width=1)
+    found = drawn.arrays_of(figure)
+    plt.close(figure)
+    assert np.allclose(found["panel1_curve1"], np.stack([x, x**2], 1))
+    assert np.allclose(found["panel1_points1"], np.stack([x, -x, x], 1))
+    assert {tuple(point) for point in np.stack([x, 1 + x], 1)} <= {tuple(point) for point in found["panel1_areas1"]}
+    assert found["panel1_axes"].tolist() == ["left", "", ""]
+    assert (found["panel2_picture1"] == values).all()
+    assert found["panel2_picture_extent1"].tolist() == [0, 4, 0, 3]
+    assert np.allclose(found["panel2_levels1"], [2.5, 7.5])
+    assert np.allclose([found["panel2_contours1"][0] @ [1, 4]], [2.5])  # the values are linear: a level is a line
+    assert np.array_equal(found["panel2_curves1"], [[1, 0], [1, 3], [np.nan] * 2, [2, 0], [2, 3]], equal_nan=True)
+    assert found["panel2_arrows1"].tolist() == [[0, 1, 2, 3]]
+    assert {(0.5, 0), (1.5, 2)} <= {tuple(point) for point in found["panel2_shape1"].tolist()}
 
 
 # The workflow that publishes

@@ -2,8 +2,8 @@
 
 The list is made from the finished pages, so that captions and numbers are those of the chapters. For each figure the
 folder ``figures`` of the pages gets the drawing as the notebook stores it (SVG, or a picture of points), the drawing as
-a PDF where ``make figures`` has made one, and the arrays of a figure that shows trained networks; a zip holds all, with
-caption, description and licence in ``figures.json``.
+a PDF and its arrays where ``make figures`` has made them, else the arrays if it shows trained networks. A zip
+has all, with caption, description and licence in ``figures.json``.
 """
 
 from __future__ import annotations
@@ -116,11 +116,12 @@ def collect(figure: Figure, pages: Path, root: Path) -> None:
         root: the folder of the project.
     """
     picture = (pages / "book" / figure.source).resolve()
-    drawing = root / DRAWN / f"{figure.name}.pdf"
     notebook = root / "book" / f"{figure.chapter}.ipynb"
-    is_current = drawing.exists() and drawing.stat().st_mtime > notebook.stat().st_mtime
-    arrays = root / "book" / "figures" / f"{figure.name}.npz"
-    for source in [*([drawing] if is_current else []), picture, *([arrays] if arrays.exists() else [])]:
+    drawn = [root / DRAWN / f"{figure.name}{suffix}" for suffix in (".pdf", ".npz")]
+    current = [path for path in drawn if path.exists() and path.stat().st_mtime > notebook.stat().st_mtime]
+    recorded = root / "book" / "figures" / f"{figure.name}.npz"
+    arrays = [path for path in (recorded, *current) if path.exists() and path.suffix == ".npz"][:1]
+    for source in [*(path for path in current if path.suffix == ".pdf"), picture, *arrays]:
         name = f"{figure.name}{source.suffix}"
         shutil.copy(source, pages / FOLDER / name)
         figure.files.append(name)

@@ -3,7 +3,7 @@
 It is written from the page as Sphinx has resolved it. So numbers, references, citations and the numbers of equations
 are those of the page, and what remains is plain Markdown with a little HTML: no front end needs an extension.
 
-- Code cells are those of the stored notebook, with their outputs. Folded code has ``source_hidden``.
+- Code cells are those of the stored notebook, with their outputs. Folded code is marked as hidden.
 - Statements and exercises are block quotes. Proofs, hints and solutions are ``<details>``; the code of a solution stays
   inside of them, as text.
 - Below each figure stands its caption, and its description in words behind another ``<details>``.
@@ -36,7 +36,9 @@ WHEELS = "wheels"
 COLUMN = 740  # pixels of the text of a desktop page
 KEPT_OUTPUTS = ("stream", "display_data", "execute_result")
 GLUED = "application/papermill.record/"
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*")  # behind a closing dollar, which is then none for KaTeX and code hosts
 SPECIAL = re.compile(r"([\\`*_\[\]<>$#|])")
+HIDDEN = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # for Jupyter, and for Colab
 Numbers = dict[str, dict[str, tuple[int, ...]]]
 
 
@@ -202,17 +204,29 @@ class Writer:
 
     def inline(self, node: nodes.Node) -> str:
         """Return the Markdown of what stands in a paragraph."""
-        return "".join(self.piece(child) for child in node.children).strip()
+        return "".join(self.pieces(node)).strip()
+
+    def pieces(self, node: nodes.Node) -> list[str]:
+        """Return the Markdown of the parts of a paragraph; a number right behind a formula joins it."""
+        found = [self.piece(child) for child in node.children]
+        for k, child in enumerate(node.children[:-1]):
+            number = NUMBER.match(found[k + 1])
+            if isinstance(child, nodes.math) and number:
+                found[k] = f"${formula(child)}{number[0].replace(',', '{,}')}$"
+                found[k + 1] = found[k + 1][number.end() :]
+        return found
 
     def piece(self, node: nodes.Node) -> str:
         """Return the Markdown of one part of a paragraph."""
         if isinstance(node, nodes.Text):
             return plain(node.astext())
+        if isinstance(node, nodes.raw):  # HTML that is for the page
+            return ""
         if isinstance(node, nodes.math):
             return f"${formula(node)}$"
         if isinstance(node, nodes.literal) and not isinstance(node.parent, addnodes.download_reference):
             return code(node.astext())
-        inner = "".join(self.piece(child) for child in node.children)
+        inner = "".join(self.pieces(node))
         if isinstance(node, nodes.reference):
             return self.link(node, inner)
         mark = {nodes.emphasis: "*", nodes.strong: "**"}.get(type(node), "")
@@ -232,8 +246,9 @@ class Writer:
         if not self.address:
             return inner
         page = self.address + self.name + ".html"
-        folder = page.rsplit("/", 1)[0]
-        return f"[{inner}]({f'{folder}/{target}' if target else page + '#' + node.get('refid', '')})"
+        if not target or target.startswith("#"):
+            return f"[{inner}]({page}{target or '#' + node.get('refid', '')})"
+        return f"[{inner}]({page.rsplit('/', 1)[0]}/{target})"
 
 
 def is_source(node: nodes.Node) -> bool:
@@ -283,7 +298,7 @@ def code_cell(stored: NotebookNode, pictures: Iterable[dict[str, Any]] = (), hid
     cell = nbformat.v4.new_code_cell(stored.source, execution_count=stored.execution_count)
     cell.outputs, found = kept_outputs(stored), iter(pictures)
     if hidden or "hide-input" in stored.metadata.get("tags", []):
-        cell.metadata["jupyter"] = {"source_hidden": True}
+        cell.metadata.update(HIDDEN)
     for output in (each for each in cell.outputs if "data" in each):
         kinds = [kind for kind in output.data if kind.startswith("image/")]
         known = next(found, {}) if kinds else {}

@@ -63,6 +63,28 @@ def growth(kappa: float, eps: float, real: bool = False, power: float = 2.0) -> 
     return best_risk(used, EYE, believed) / best_risk(problem, EYE)
 
 
+def rotation(degrees: float) -> Tensor:
+    """Return the matrix that turns the plane."""
+    angle = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64))
+    return torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
+
+
+def turned_mean(first: Tensor, second: Tensor, eps: float, delta: float, covariance: Tensor, z: Tensor) -> Tensor:
+    """Return the posterior mean for the turned operator, by way of the measurement behind z."""
+    a = first @ torch.diag(torch.tensor([1.0, eps], dtype=torch.float64)) @ second.mT
+    y = torch.linalg.solve(a.mT, z)
+    return covariance @ a.mT @ torch.linalg.solve(a @ covariance @ a.mT + delta**2 * EYE, y)
+
+
+def filtered(q: Tensor, weak: float, delta: float, covariance: Tensor, z: Tensor) -> Tensor:
+    """Return what a filter makes of z that takes q diag(1, weak) q* for H."""
+    h = q @ torch.diag(torch.tensor([1.0, weak], dtype=torch.float64)) @ q.mT
+    return torch.linalg.solve(h + delta**2 * torch.linalg.inv(covariance), z)
+
+
+SPREAD = torch.tensor([[1.0, 0.4], [0.4, 0.5]], dtype=torch.float64)
+DATUM = torch.tensor([0.7, -0.4], dtype=torch.float64)
+
 QUESTIONS = (
     Question(
         "ex-inv-hand",
@@ -139,6 +161,40 @@ QUESTIONS = (
         ),
         takes="A, D, delta",
         inputs=(free_case(1, 0.3), free_case(2, 1.7)),
+    ),
+    Question(
+        "ex-inv-rotation",
+        "The posterior mean given $z$ for $A = Q_1\\operatorname{diag}(1, \\varepsilon)\\,Q_2^*$ and the prior "
+        "$N(0, \\Sigma)$: a function of $Q_1$, $Q_2$, $\\varepsilon$, $\\delta$, $\\Sigma$ and $z$.",
+        turned_mean,
+        (
+            Mistake(
+                "You have $AA^*$ where $H = A^*A$ belongs: it is $Q_1$ that must drop out.",
+                lambda q1, q2, eps, delta, s, z: filtered(q1, eps**2, delta, s, z),
+            ),
+            Mistake(
+                "Singular values of $A$ are squared in $H$.",
+                lambda q1, q2, eps, delta, s, z: filtered(q2, eps, delta, s, z),
+            ),
+            Mistake(
+                "You turn the wrong way: the weak direction is the second column of $Q_2$.",
+                lambda q1, q2, eps, delta, s, z: filtered(q2.mT, eps**2, delta, s, z),
+            ),
+            Mistake(
+                "You dropped $Q_2$ along with $Q_1$; but it says which direction is weak.",
+                lambda q1, q2, eps, delta, s, z: filtered(EYE, eps**2, delta, s, z),
+            ),
+            Mistake(
+                "The filter has the inverse of $\\Sigma$, the precision, not $\\Sigma$.",
+                lambda q1, q2, eps, delta, s, z: filtered(q2, eps**2, delta, torch.linalg.inv(s), z),
+            ),
+        ),
+        part="c",
+        takes="Q1, Q2, eps, delta, Sigma, z",
+        inputs=(
+            (rotation(20.0), rotation(65.0), 0.25, 0.3, SPREAD, DATUM),
+            (rotation(-50.0), rotation(130.0), 0.5, 0.6, SPREAD, -2 * DATUM),
+        ),
     ),
     Question(
         "ex-inv-integration",
