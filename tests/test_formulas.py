@@ -12,6 +12,7 @@ from checks import (
     inside_invlib,
     invertibility,
     learned_grids,
+    local_fields,
     log_determinant,
     noise_levels,
     signals,
@@ -20,7 +21,7 @@ from checks.minimizers import DELTA, minimizer_on_line, square_grid
 from checks.tools import quadrature, random_problem, rms, seeded
 
 import invlib
-from invlib import LinearProblem, testproblems
+from invlib import GaussianMixture, LinearProblem, testproblems
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch, of itself: forward mode
 
@@ -132,6 +133,8 @@ def test_the_ascent_of_the_contest_ends_at_the_map_estimates():
     found, solved = invertibility.ascend(best, trial.z, torch.zeros_like(trial.z), root)
     assert solved.all()
     assert gap(found, trial.mode) < 1e-5
+    means = [invlib.posterior_mean(each.problem, each.prior, z) for each, z in zip(geometries, trial.z, strict=True)]
+    assert gap(torch.stack(means), trial.mean) < 1e-6
 
 
 @pytest.mark.parametrize("name", ["naive", "wiener", "map", "mean"])
@@ -139,6 +142,21 @@ def test_an_exact_map_takes_its_reconstructions_to_the_data(name):
     scene = noise_levels.scene(0.3, 20.0, eps=0.5, count=40)
     back = noise_levels.Scene(scene.problem, scene.prior, scene.reconstruction(name), scene.z)
     assert gap(back.forward_map(name), scene.z) < 1e-8
+
+
+def test_the_filter_of_a_scene_is_the_posterior_mean_of_a_gaussian():
+    law = GaussianMixture([1.0], [[0.0, 0.0]], [[[0.8, 0.2], [0.2, 0.5]]])
+    scene = noise_levels.scene(0.3, 20.0, law, eps=0.5, count=40)
+    assert gap(scene.reconstruction("wiener"), scene.mean) < 1e-12
+
+
+def test_the_best_block_of_a_field_has_slopes_between_its_bounds():
+    """2c/(C + c) = 1 - q and 2C/(C + c) = 1 + q, where c and C are the bounds of the best map."""
+    field = local_fields.Field(4, 4)
+    block = local_fields.BestBlock(field)
+    ends = block.factor * torch.tensor(field.reach(local_fields.NOISE)) - 1
+    assert gap(ends, [-block.lipschitz, block.lipschitz]) < 1e-6
+    assert 0 < block.lipschitz < 1
 
 
 def test_the_maps_of_the_line_have_their_slopes():
