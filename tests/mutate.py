@@ -322,12 +322,13 @@ class Mutation:
         return {name: found[name] for name in sorted(found.keys() - idle, key=lambda name: (name in last, name))}
 
     def wanted(self, plans: dict[str, list[str]], examined: dict[str, Row]) -> list[str]:
-        """Return the functions to examine, first those that never were."""
+        """Return the functions to examine: first those that never were, and of them the checks and controls."""
         names = [name for name in plans if not self.modules or name.partition(":")[0] in self.modules]
         fresh = {name for name in names if is_current(name, examined.get(name), self.most, plans[name])}
         missed = set(names) & {f.function for f in faults() if not (f.caught or f.because or f.is_of_control)}
         wanted = {"all": set(names), "again": set(names) - fresh, "missed": missed, "tolerances": set()}[self.which]
-        return sorted((name for name in names if name in wanted), key=lambda name: name in examined)
+        helps = {name for name in names if not name.partition(":")[2].startswith(("check_", "control_"))}
+        return sorted((name for name in names if name in wanted), key=lambda name: (name in examined, name in helps))
 
     def examine(
         self,

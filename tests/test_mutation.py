@@ -154,8 +154,8 @@ def test_the_faults_are_caught():
 
 
 def test_each_check_and_each_control_catches_what_the_other_does_not():
-    book = [book_state.read_chapter(path) for path in book_state.chapter_files(ROOT)]
-    rows = [book_state.statement_row(chapter, each.label) for chapter in book for each in chapter.statements]
+    chapters = book_state.book_of(ROOT)
+    rows = [book_state.statement_row(chapter, each.label) for chapter in chapters for each in chapter.statements]
     pairs = [row for row in rows if row]
     assert len(pairs) > 70
     for label, _, _, by_check, by_control, _ in pairs:
