@@ -60,6 +60,7 @@ SHARED = ("checks.tools", "checks.minimizers")
 SLOWEST = 4.0  # seconds: a test of the library that takes longer guards nothing here
 BUDGET = {True: 15.0, False: 4.0}  # seconds of guards for a fault in a chapter's checks, and for any other
 MOST = 1
+TRIES = 4  # faults in a control, and as many that blind it: until one is caught
 
 Item = pytest.Item
 Row = dict[str, Any]
@@ -246,18 +247,26 @@ def measure_tolerances(runs: dict[str, Row], items: dict[str, Item], until: floa
 # All of it
 
 
+def is_control(function: str) -> bool:
+    """Whether a function is the control of a statement."""
+    return ":control_" in function
+
+
 def chosen_faults(function: str, most: int, guards: list[str]) -> list[Fault]:
     """Return at most so many faults of a function: always the same ones, and more of them for a larger number.
 
-    As many more make it blind, if a control of a chapter guards it.
+    As many more make it blind, if a control of a chapter guards it. For a control itself they are those that are
+    planted until one is caught.
     """
     has_control = is_chapter(function) and any(".control_" in guard for guard in guards)
+    most = max(most, TRIES) if is_control(function) else most
     chosen = []
     for blindness in (False, True)[: 1 + has_control]:
         faults = list(faults_of(function, blindness))
         random.Random(function).shuffle(faults)
-        chosen += faults[:most]
-    return chosen
+        chosen.append(faults[:most])
+    order = itertools.chain.from_iterable(itertools.zip_longest(*chosen) if is_control(function) else chosen)
+    return [fault for fault in order if fault]
 
 
 class Mutation:
@@ -297,7 +306,7 @@ class Mutation:
                 print("out of time; --again goes on")
                 break
             chosen = chosen_faults(function, self.most, plans[function])
-            if blindness and not any(fault.blinds for fault in chosen):
+            if blindness and (is_control(function) or not any(fault.blinds for fault in chosen)):
                 continue
             known = examined.get(function) if blindness or self.which in ("again", "missed") else None
             entry = self.examine(chosen, blindness, plans[function], runs, items, known)
@@ -322,13 +331,13 @@ class Mutation:
         return {name: found[name] for name in sorted(found.keys() - idle, key=lambda name: (name in last, name))}
 
     def wanted(self, plans: dict[str, list[str]], examined: dict[str, Row]) -> list[str]:
-        """Return the functions to examine: first those that never were, and of them the checks and controls."""
+        """Return the functions to examine: checks and controls first, then what never was."""
         names = [name for name in plans if not self.modules or name.partition(":")[0] in self.modules]
         fresh = {name for name in names if is_current(name, examined.get(name), self.most, plans[name])}
         missed = set(names) & {f.function for f in faults() if not (f.caught or f.because or f.is_of_control)}
         wanted = {"all": set(names), "again": set(names) - fresh, "missed": missed, "tolerances": set()}[self.which]
         helps = {name for name in names if not name.partition(":")[2].startswith(("check_", "control_"))}
-        return sorted((name for name in names if name in wanted), key=lambda name: (name in examined, name in helps))
+        return sorted((name for name in names if name in wanted), key=lambda name: (name in helps, name in examined))
 
     def examine(
         self,
@@ -347,7 +356,9 @@ class Mutation:
         rows = []
         for fault in chosen:
             row = stay.get(fault.change)
-            if row is None and fault.blinds > blindness:
+            if is_control(function) and rows and rows[-1]["caught"]:
+                break
+            if row is None and fault.blinds > blindness and not is_control(function):
                 continue
             if row is None or (self.which == "missed" and not row["caught"] and fault.blinds == blindness):
                 caught = verdicts(fault, [items[name] for name in guards], seconds, every)
@@ -361,7 +372,9 @@ def is_current(function: str, entry: Row | None, most: int, guards: list[str]) -
     """Whether a function is what it was when it was examined, and would get the same faults."""
     if entry is None or entry["source"] != source_hash(function):
         return False
-    return [row["change"] for row in entry["faults"]] == [f.change for f in chosen_faults(function, most, guards)]
+    rows, chosen = entry["faults"], chosen_faults(function, most, guards)
+    enough = len(rows) == len(chosen) or (is_control(function) and rows and rows[-1]["caught"])
+    return bool(enough) and all(row["change"] == fault.change for row, fault in zip(rows, chosen, strict=False))
 
 
 def save(examined: dict[str, Row], possible: int | None) -> None:

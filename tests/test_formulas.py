@@ -217,3 +217,16 @@ def test_the_covariance_of_points_and_readings_is_lopsided_by_its_odd_part():
     odd = cross[:, 0, 1] - cross[:, 1, 0]
     expected = odd.abs().max() / cross.abs().max()
     assert abs(nonlinear_operators.check_no_tweedie()["lopsided"] - float(expected)) < 1e-12
+
+
+def test_the_moments_on_points_are_those_of_the_library():
+    prior, problem, z = PRIOR, LinearProblem([[1.0, 0.3], [0.0, 0.7]], noise_std=STRENGTH), points()
+    mean, covariance = point_estimators.moments_on(*quadrature(prior, 8.0, 0.1), problem, z)
+    assert gap(mean, invlib.posterior_mean(problem, prior, z)) < 1e-10
+    assert gap(covariance, invlib.posterior_covariance(problem, prior, z)) < 1e-10
+
+
+def test_between_two_equal_bumps_both_suprema_are_equal():
+    found = point_estimators.supremum(LinearProblem(torch.eye(2).double(), 0.3), PRIOR, torch.zeros(1, 2).double())
+    assert float(found.value) < -0.1
+    assert abs(float(found.lead)) < 1e-12
