@@ -16,7 +16,9 @@ the function; any other fault meets its guards one after the other, quick ones t
 catches it. A fault is caught if a guard fails or does not come to an end.
 
 Each fault lives in a process of its own: a fork of one that has imported everything, in which the code of one function
-is replaced. Of each function at most `--most` faults are planted, chosen at random, always the same ones.
+is replaced. Of each function at most `--most` faults are planted, chosen at random, always the same ones. As many more
+go into what a control of a chapter runs: they blind it, and a check that cannot see holds. Into a control itself they
+go one after the other until it catches one.
 
 The result, `book/state/mutation.json`, is shown by the page *State of the book*. A row holds the hash of the function
 that was examined, so that a later change is known. The command fails if too few faults are caught.
