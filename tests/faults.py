@@ -20,7 +20,7 @@ import importlib
 import inspect
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,9 +121,23 @@ def recursion(node: ast.AST) -> ast.AST | None:
     return changed
 
 
-FAULTS: dict[str, Callable[[ast.AST], ast.AST | None]] = {
+def comparison(node: ast.AST) -> ast.AST | None:
+    """What is compared is compared with itself: a difference vanishes."""
+    if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Sub) or is_joined(node):
+        return None
+    if any(isinstance(each, ast.Constant) for each in (node.left, node.right)):
+        return None
+    return ast.BinOp(node.left, ast.Sub(), copy.deepcopy(node.left))
+
+
+Change = Callable[[ast.AST], ast.AST | None]
+
+FAULTS: dict[str, Change] = {
     each.__name__: each for each in (sign, factor, square, operator, transpose, estimator, assumption, recursion)
 }
+
+BLINDNESS: dict[str, Change] = {"comparison": comparison}
+"""Planted in what controls run: a check that cannot see holds all the same, and only its control can tell."""
 
 
 def name_of(call: ast.Call) -> str:
@@ -172,9 +186,14 @@ class Planter(ast.NodeTransformer):
     """
 
     def __init__(
-        self, is_check: bool, is_guard: bool, number: int | None = None, makers: frozenset[str] = frozenset()
+        self,
+        is_check: bool,
+        is_guard: bool,
+        number: int | None = None,
+        makers: frozenset[str] = frozenset(),
+        changes: Mapping[str, Change] = FAULTS,
     ) -> None:
-        self.is_check, self.is_guard, self.number = is_check, is_guard, number
+        self.is_check, self.is_guard, self.number, self.changes = is_check, is_guard, number, changes
         self.inputs = INPUTS | makers
         self.found: list[tuple[str, int, str]] = []
 
@@ -194,7 +213,7 @@ class Planter(ast.NodeTransformer):
             node = self.generic_visit(node)
         elif isinstance(node.func, ast.Attribute):
             node.func.value = self.visit(node.func.value)
-        for kind, change in FAULTS.items():
+        for kind, change in self.changes.items():
             wrong = change(node)
             if wrong is None:
                 continue
@@ -225,10 +244,16 @@ class Fault:
     line: str
     change: str
 
+    @property
+    def blinds(self) -> bool:
+        """Whether it makes a check blind."""
+        return self.kind in BLINDNESS
+
     def plant(self) -> None:
         """Replace the code of the function, in this process."""
         target, tree = located(self.function)
-        changed = planter(self.function, self.number).visit(copy.deepcopy(tree))
+        changes = BLINDNESS if self.blinds else FAULTS
+        changed = planter(self.function, changes, self.number).visit(copy.deepcopy(tree))
         target.__code__ = compiled(changed, target)
 
 
@@ -244,11 +269,11 @@ def compiled(tree: ast.FunctionDef, target: types.FunctionType) -> types.CodeTyp
     return next(c for c in code.co_consts if isinstance(c, types.CodeType) and c.co_name == tree.name)
 
 
-def planter(function: str, number: int | None = None) -> Planter:
+def planter(function: str, changes: Mapping[str, Change], number: int | None = None) -> Planter:
     """Return a planter with the rules of a function."""
     module, name = function.split(":")
     is_guard = name.startswith(("check_", "control_"))
-    return Planter(module.startswith("checks."), is_guard, number, makers_of(module))
+    return Planter(module.startswith("checks."), is_guard, number, makers_of(module), changes)
 
 
 @functools.cache
@@ -282,12 +307,12 @@ def makes_inputs(function: str) -> bool:
 
 
 @functools.cache
-def faults_of(function: str) -> tuple[Fault, ...]:
-    """Return all faults that can be planted in a function."""
+def faults_of(function: str, blindness: bool = False) -> tuple[Fault, ...]:
+    """Return all faults that can be planted in a function; or those that blind it."""
     if makes_inputs(function):
         return ()
     module, name = function.split(":")
-    plants = planter(function)
+    plants = planter(function, BLINDNESS if blindness else FAULTS)
     plants.visit(copy.deepcopy(definitions(module)[name]))
     lines = source_file(module).read_text(encoding="utf-8").split("\n")
     found = enumerate(plants.found)

@@ -16,7 +16,9 @@ the function; any other fault meets its guards one after the other, quick ones t
 catches it. A fault is caught if a guard fails or does not come to an end.
 
 Each fault lives in a process of its own: a fork of one that has imported everything, in which the code of one function
-is replaced. Of each function at most `--most` faults are planted, chosen at random, always the same ones.
+is replaced. Of each function at most `--most` faults are planted, chosen at random, always the same ones. As many more
+go into what a control of a chapter runs: they blind it, and a check that cannot see holds. Into a control itself they
+go one after the other until it catches one.
 
 The result, `book/state/mutation.json`, is shown by the page *State of the book*. A row holds the hash of the function
 that was examined, so that a later change is known. The command fails if too few faults are caught.
@@ -60,6 +62,7 @@ SHARED = ("checks.tools", "checks.minimizers")
 SLOWEST = 4.0  # seconds: a test of the library that takes longer guards nothing here
 BUDGET = {True: 15.0, False: 4.0}  # seconds of guards for a fault in a chapter's checks, and for any other
 MOST = 1
+TRIES = 4  # faults in a control, and as many that blind it: until one is caught
 
 Item = pytest.Item
 Row = dict[str, Any]
@@ -173,6 +176,11 @@ def is_chapter(function: str) -> bool:
     return module.startswith("checks.") and module not in SHARED
 
 
+def guards_chapters(test: str) -> bool:
+    """Whether a test is a check or control, or one of formulas."""
+    return "test_it_holds[" in test or "test_formulas.py" in test
+
+
 def guards_of(function: str, runs: dict[str, Row], longer: float = 1.0) -> list[str]:
     """Return the tests that guard a function, in the order in which they are to run, as far as there is time."""
     own = function.partition(":")[0].partition(".")[2]
@@ -241,11 +249,26 @@ def measure_tolerances(runs: dict[str, Row], items: dict[str, Item], until: floa
 # All of it
 
 
-def chosen_faults(function: str, most: int) -> list[Fault]:
-    """Return at most so many faults of a function: always the same ones, and more of them for a larger number."""
-    faults = list(faults_of(function))
-    random.Random(function).shuffle(faults)
-    return faults[:most]
+def is_control(function: str) -> bool:
+    """Whether a function is the control of a statement."""
+    return ":control_" in function
+
+
+def chosen_faults(function: str, most: int, guards: list[str]) -> list[Fault]:
+    """Return at most so many faults of a function: always the same ones, and more of them for a larger number.
+
+    As many more make it blind, if a control of a chapter guards it. For a control itself they are those that are
+    planted until one is caught.
+    """
+    has_control = is_chapter(function) and any(".control_" in guard for guard in guards)
+    most = max(most, TRIES) if is_control(function) else most
+    chosen = []
+    for blindness in (False, True)[: 1 + has_control]:
+        faults = list(faults_of(function, blindness))
+        random.Random(function).shuffle(faults)
+        chosen.append(faults[:most])
+    order = itertools.chain.from_iterable(itertools.zip_longest(*chosen) if is_control(function) else chosen)
+    return [fault for fault in order if fault]
 
 
 class Mutation:
@@ -259,28 +282,42 @@ class Mutation:
         """Examine the functions, save and print what comes out."""
         with warnings.catch_warnings(action="ignore"):  # torch warns once, when it first goes forward
             torch.func.jvp(torch.exp, (torch.zeros(1),), (torch.ones(1),))
-        known = json.loads(RUNS.read_text(encoding="utf-8")) if self.which != "all" and RUNS.exists() else {}
-        runs = watch_all(session.items, known, self.until)
+        runs = json.loads(RUNS.read_text(encoding="utf-8")) if self.which != "all" and RUNS.exists() else {}
+        items = {item.nodeid: item for item in session.items}
+        for tests in ([item for item in session.items if guards_chapters(item.nodeid)], session.items):
+            runs = watch_all(tests, runs, self.until)
+            if any(item.nodeid not in runs for item in tests):
+                print("out of time to watch what each test runs; --again goes on")
+                break
+            here = {name: run for name, run in runs.items() if name in items}
+            self.examine_part(here, items, whole=tests is session.items)
         for name in (name for name, run in runs.items() if run["outcome"] in ("failed", "late")):
             print(f"fails in a process of its own, and guards nothing here: {name}")
-        items = {item.nodeid: item for item in session.items}
-        runs = {name: run for name, run in runs.items() if name in items}
-        if self.which in ("all", "tolerances") and not self.modules:
+        return True
+
+    def examine_part(self, runs: dict[str, Row], items: dict[str, Item], whole: bool) -> None:
+        """Examine the functions of the chapters; when it is known what all tests run, the others."""
+        if not whole and self.which in ("all", "tolerances") and not self.modules:
             measure_tolerances(runs, items, self.until)
-        plans = self.plans(runs)
-        examined = {name: entry for name, entry in stored().items() if name in plans}
-        for function in self.wanted(plans, examined):
+        plans, examined, possible = self.plans(runs), stored(), None
+        if whole:
+            examined, possible = {name: entry for name, entry in examined.items() if name in plans}, len(plans)
+        wanted = [name for name in self.wanted(plans, examined) if is_chapter(name) != whole]
+        for blindness, function in itertools.product((False, True), wanted):
             if time.monotonic() > self.until:
                 print("out of time; --again goes on")
                 break
-            entry = self.examine(function, plans[function], runs, items)
+            chosen = chosen_faults(function, self.most, plans[function])
+            if blindness and (is_control(function) or not any(fault.blinds for fault in chosen)):
+                continue
+            known = examined.get(function) if blindness or self.which in ("again", "missed") else None
+            entry = self.examine(chosen, blindness, plans[function], runs, items, known)
             examined[function] = entry
             missed = [row["change"] for row in entry["faults"] if not row["caught"]]
             caught = f"{len(entry['faults']) - len(missed)} of {len(entry['faults'])}"
             print(f"{function}: {caught}", *missed, sep="\n    ", flush=True)
-            save(examined, len(plans))
-        save(examined, len(plans))
-        return True
+            save(examined, possible)
+        save(examined, possible)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take notice of what a test says, in a fork."""
@@ -289,43 +326,63 @@ class Mutation:
     def plans(self, runs: dict[str, Row]) -> dict[str, list[str]]:
         """Return the guards of each function that can have a fault; what only controls run comes last."""
         longer = 2 if self.which == "missed" else 1
-        found = {name: guards_of(name, runs, longer) for name in functions() if faults_of(name)}
+        found = {name: guards_of(name, runs, longer) for name in functions()}
+        found = {name: guards for name, guards in found.items() if chosen_faults(name, 1, guards)}
         idle = {name for name, guards in found.items() if is_chapter(name) and not guards}
         last = {name for name, guards in found.items() if guards and all(".control_" in guard for guard in guards)}
         return {name: found[name] for name in sorted(found.keys() - idle, key=lambda name: (name in last, name))}
 
     def wanted(self, plans: dict[str, list[str]], examined: dict[str, Row]) -> list[str]:
-        """Return the functions to examine."""
+        """Return the functions to examine: checks and controls first, then what never was."""
         names = [name for name in plans if not self.modules or name.partition(":")[0] in self.modules]
-        fresh = {name for name in names if is_current(name, examined.get(name), self.most)}
-        missed = fresh & {fault.function for fault in faults() if not fault.caught and not fault.because}
+        fresh = {name for name in names if is_current(name, examined.get(name), self.most, plans[name])}
+        missed = set(names) & {f.function for f in faults() if not (f.caught or f.because or f.is_of_control)}
         wanted = {"all": set(names), "again": set(names) - fresh, "missed": missed, "tolerances": set()}[self.which]
-        return [name for name in names if name in wanted]
+        helps = {name for name in names if not name.partition(":")[2].startswith(("check_", "control_"))}
+        return sorted((name for name in names if name in wanted), key=lambda name: (name in helps, name in examined))
 
-    def examine(self, function: str, guards: list[str], runs: dict[str, Row], items: dict[str, Item]) -> Row:
-        """Plant the chosen faults of a function."""
-        every = is_chapter(function)
+    def examine(
+        self,
+        chosen: list[Fault],
+        blindness: bool,
+        guards: list[str],
+        runs: dict[str, Row],
+        items: dict[str, Item],
+        known: Row | None,
+    ) -> Row:
+        """Plant the faults of a function of which it is not known what became of them; blindness only on demand."""
+        function = chosen[0].function
+        every, source = is_chapter(function), source_hash(function)
         seconds = [runs[name]["seconds"] for name in guards]
+        stay = {row["change"]: row for row in known["faults"]} if known and known["source"] == source else {}
         rows = []
-        for fault in chosen_faults(function, self.most):
-            caught = verdicts(fault, [items[name] for name in guards], seconds, every)
-            rows.append({"kind": fault.kind, "line": fault.line, "change": fault.change, "caught": caught})
-        return {
-            "source": source_hash(function),
-            "guards": [short_name(name) for name in guards] if every else len(guards),
-            "faults": rows,
-        }
+        for fault in chosen:
+            row = stay.get(fault.change)
+            if is_control(function) and rows and rows[-1]["caught"]:
+                break
+            if row is None and fault.blinds > blindness and not is_control(function):
+                continue
+            if row is None or (self.which == "missed" and not row["caught"] and fault.blinds == blindness):
+                caught = verdicts(fault, [items[name] for name in guards], seconds, every)
+                row = {"kind": fault.kind, "line": fault.line, "change": fault.change, "caught": caught}
+            rows.append(row)
+        shown = [short_name(name) for name in guards] if every else len(guards)
+        return {"source": source, "guards": shown, "faults": rows}
 
 
-def is_current(function: str, entry: Row | None, most: int) -> bool:
+def is_current(function: str, entry: Row | None, most: int, guards: list[str]) -> bool:
     """Whether a function is what it was when it was examined, and would get the same faults."""
     if entry is None or entry["source"] != source_hash(function):
         return False
-    return [row["change"] for row in entry["faults"]] == [fault.change for fault in chosen_faults(function, most)]
+    rows, chosen = entry["faults"], chosen_faults(function, most, guards)
+    enough = len(rows) == len(chosen) or (is_control(function) and rows and rows[-1]["caught"])
+    return bool(enough) and all(row["change"] == fault.change for row, fault in zip(rows, chosen, strict=False))
 
 
-def save(examined: dict[str, Row], possible: int) -> None:
-    """Store the results, a function a line, and the number of functions that a whole run examines."""
+def save(examined: dict[str, Row], possible: int | None) -> None:
+    """Store the results, a function a line, and the number of functions that a whole run examines, if it is known."""
+    if possible is None:
+        possible = json.loads(RESULTS.read_text(encoding="utf-8"))["possible"] if RESULTS.exists() else len(examined)
     lines = [f"{json.dumps(name)}: {json.dumps(examined[name], ensure_ascii=False)}" for name in sorted(examined)]
     body = ",\n".join(lines)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
@@ -348,7 +405,9 @@ def main() -> int:
     options = parser.parse_args()
     os.environ.update(KERNEL_ENVIRONMENT)
     plugin = Mutation(options.modules, options.which, options.minutes, options.most)
-    names = ("test_checks.py", "test_formulas.py", "test_invlib_*.py")
+    names = ["test_checks.py", "test_formulas.py"]
+    if not options.modules or not all(is_chapter(name) for name in options.modules):
+        names.append("test_invlib_*.py")
     files = [str(path) for name in names for path in sorted((ROOT / "tests").glob(name))]
     settings = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:randomly", f"--rootdir={ROOT}"]
     code = pytest.main([*settings, *files], plugins=[plugin])

@@ -4,11 +4,26 @@ import math
 
 import pytest
 import torch
-from checks import ablations, choosing, divergence, error_bars, inside_invlib, invertibility, learned_grids, signals
-from checks.tools import quadrature, random_problem, seeded
+from checks import (
+    ablations,
+    choosing,
+    divergence,
+    error_bars,
+    inside_invlib,
+    invertibility,
+    learned_grids,
+    local_fields,
+    log_determinant,
+    noise_levels,
+    nonlinear_operators,
+    point_estimators,
+    signals,
+)
+from checks.minimizers import DELTA, minimizer_on_line, square_grid
+from checks.tools import quadrature, random_problem, rms, seeded
 
 import invlib
-from invlib import LinearProblem, testproblems
+from invlib import GaussianMixture, LinearProblem, testproblems
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch, of itself: forward mode
 
@@ -120,3 +135,98 @@ def test_the_ascent_of_the_contest_ends_at_the_map_estimates():
     found, solved = invertibility.ascend(best, trial.z, torch.zeros_like(trial.z), root)
     assert solved.all()
     assert gap(found, trial.mode) < 1e-5
+    means = [invlib.posterior_mean(each.problem, each.prior, z) for each, z in zip(geometries, trial.z, strict=True)]
+    assert gap(torch.stack(means), trial.mean) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["naive", "wiener", "map", "mean"])
+def test_an_exact_map_takes_its_reconstructions_to_the_data(name):
+    scene = noise_levels.scene(0.3, 20.0, eps=0.5, count=40)
+    back = noise_levels.Scene(scene.problem, scene.prior, scene.reconstruction(name), scene.z)
+    assert gap(back.forward_map(name), scene.z) < 1e-8
+
+
+def test_the_filter_of_a_scene_is_the_posterior_mean_of_a_gaussian():
+    law = GaussianMixture([1.0], [[0.0, 0.0]], [[[0.8, 0.2], [0.2, 0.5]]])
+    scene = noise_levels.scene(0.3, 20.0, law, eps=0.5, count=40)
+    assert gap(scene.reconstruction("wiener"), scene.mean) < 1e-12
+
+
+def test_the_best_block_of_a_field_has_slopes_between_its_bounds():
+    """2c/(C + c) = 1 - q and 2C/(C + c) = 1 + q, where c and C are the bounds of the best map."""
+    field = local_fields.Field(4, 4)
+    block = local_fields.BestBlock(field)
+    ends = block.factor * torch.tensor(field.reach(local_fields.NOISE)) - 1
+    assert gap(ends, [-block.lipschitz, block.lipschitz]) < 1e-6
+    assert 0 < block.lipschitz < 1
+
+
+def test_the_maps_of_the_line_have_their_slopes():
+    x = torch.linspace(-2, 2, 41, dtype=torch.float64)
+    shifted = (log_determinant.some_maps(x + step, 0.8) for step in (1e-5, -1e-5))
+    quotients = [(after - before) / 2e-5 for (after, _), (before, _) in zip(*shifted, strict=True)]
+    for quotient, (_, slope) in zip(quotients, log_determinant.some_maps(x, 0.8), strict=True):
+        assert gap(quotient, slope) < 1e-8
+
+
+def test_potential_and_density_of_a_minimizer_differ_by_a_square_between_the_nodes():
+    """tau (log q)' = w' - z at the minimizer. An error of second order in the step of the grid."""
+    line = minimizer_on_line(log_determinant.PRIOR, 0.8, DELTA**2, count=2001)
+    potential, log_q = log_determinant.potential_and_log_density(line)
+    z = torch.linspace(-1.5, 1.5, 1001, dtype=torch.float64)
+    constant = line.tau * log_q(z) - potential(z) + 0.5 * z.square()
+    assert float(constant.max() - constant.min()) < 1e-5
+
+
+def test_the_second_solver_on_the_line_knows_a_gaussian():
+    """Mean 0.5: the minimizer is a line through its fixed point (0.5, 0.5), where half of the line begins."""
+    slope = log_determinant.gaussian_slope(1.0, 0.3, 0.49)
+    solved = log_determinant.minimizer_by_equation(lambda x: -(x - 0.5) / 0.49, 0.3, ((0.5, -1.0), (3.0, slope)))
+    x = torch.linspace(0.5, 3, 11, dtype=torch.float64)
+    assert gap(solved(x.numpy())[0], 0.5 + slope * (x - 0.5)) < 1e-7
+
+
+def test_twice_the_whole_step_is_as_far_off_as_no_step():
+    """It goes from H^{-1}z to the posterior mean, up to the error of the plain minimizer, and as far beyond."""
+    errors = log_determinant.half_errors((0.1,))
+    naive = log_determinant.WIDE.sample(200, generator=seeded(11))
+    problem = log_determinant.squeezed(0.1)
+    step = rms(naive - invlib.posterior_mean(problem, log_determinant.WIDE, naive @ problem.normal_operator))
+    assert abs(errors["full"][0] - step) < 2 * errors["plain"][0] < 0.1 * step
+
+
+def test_a_square_grid_surrounds_its_centre():
+    points, cell = square_grid(torch.tensor([1.0, -2.0]).double(), 0.5, 3)
+    assert points.amin(0).tolist() == [0.5, -2.5]
+    assert points[1].tolist() == [0.5, -2.0]
+    assert cell == 0.25
+
+
+def test_at_temperature_one_the_gap_is_that_of_mean_and_mode():
+    """The largest over data in [-1.5, 1.5], from closed forms; sums over a grid of 0.001 are exact to 1e-6."""
+    prior = GaussianMixture([0.4, 0.6], [[-0.7], [0.6]], [[[0.3]], [[0.4]]])
+    problem, z = point_estimators.LINE, torch.linspace(-1.5, 1.5, 61, dtype=torch.float64)[:, None]
+    expected = gap(invlib.posterior_mean(problem, prior, z), invlib.map_estimate(problem, prior, z))
+    assert expected > 0.01
+    assert abs(point_estimators._tempered_gap(prior, 1.0) - expected) < 1e-6
+
+
+def test_the_covariance_of_points_and_readings_is_lopsided_by_its_odd_part():
+    case = nonlinear_operators.tweedie_cases()[0]
+    cross = case.covariance(case.points)
+    odd = cross[:, 0, 1] - cross[:, 1, 0]
+    expected = odd.abs().max() / cross.abs().max()
+    assert abs(nonlinear_operators.check_no_tweedie()["lopsided"] - float(expected)) < 1e-12
+
+
+def test_the_moments_on_points_are_those_of_the_library():
+    prior, problem, z = PRIOR, LinearProblem([[1.0, 0.3], [0.0, 0.7]], noise_std=STRENGTH), points()
+    mean, covariance = point_estimators.moments_on(*quadrature(prior, 8.0, 0.1), problem, z)
+    assert gap(mean, invlib.posterior_mean(problem, prior, z)) < 1e-10
+    assert gap(covariance, invlib.posterior_covariance(problem, prior, z)) < 1e-10
+
+
+def test_between_two_equal_bumps_both_suprema_are_equal():
+    found = point_estimators.supremum(LinearProblem(torch.eye(2).double(), 0.3), PRIOR, torch.zeros(1, 2).double())
+    assert float(found.value) < -0.1
+    assert abs(float(found.lead)) < 1e-12

@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT / "book" / "_extension"))
 
 import mutation_table  # noqa: E402
 import tolerances  # noqa: E402
-from faults import FAULTS, Planter, faults_of, located  # noqa: E402
+from faults import BLINDNESS, FAULTS, Planter, faults_of, located  # noqa: E402
 
 MOST_EXPLAINED = 0.1  # share of the faults of which somebody says that they are none
 MOST_CHANGED = 0.1  # share of the functions that may have changed since they were examined
@@ -27,6 +27,7 @@ SNIPPETS = {
     "estimator": ("invlib.posterior_mean(p)", "invlib.map_estimate(p)"),
     "assumption": ("x.clamp(0, 1)", "x"),
     "recursion": ("[f(k) for k in range(n)]", "[f(k) for k in range(n - 1)]"),
+    "comparison": ("a - b", "a - a"),
 }
 
 FORMULAS_ONLY = """\
@@ -75,19 +76,20 @@ PLANTED = [
 """Function, fault, and the check that sees it."""
 
 
-def planted(source: str, number: int | None = None, **rules: bool) -> tuple[str, list[tuple[str, int, str]]]:
+def planted(source: str, number: int | None = None, **rules: object) -> tuple[str, list[tuple[str, int, str]]]:
     """The source with a fault, and all faults there are."""
     planter = Planter(**{"is_check": True, "is_guard": False, **rules}, number=number)
     tree = planter.visit(ast.parse(source))
     return ast.unparse(ast.fix_missing_locations(tree)), planter.found
 
 
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("kind", [*FAULTS, *BLINDNESS])
 def test_each_kind_of_fault_is_planted(kind):
     right, wrong = SNIPPETS[kind]
-    _, found = planted(right)
+    changes = BLINDNESS if kind in BLINDNESS else FAULTS
+    _, found = planted(right, changes=changes)
     assert [entry[0] for entry in found] == [kind]
-    assert planted(right, 0)[0] == wrong
+    assert planted(right, 0, changes=changes)[0] == wrong
 
 
 def test_a_condition_that_raises_is_an_assumption():
@@ -153,7 +155,8 @@ def test_the_faults_are_caught():
 def test_every_explanation_is_of_a_fault_that_survived():
     assert mutation_table.idle_explanations() == []
     for function, change in mutation_table.explanations():
-        assert change in {fault.change for fault in faults_of(function)}, f"{function}: {change}"
+        possible = {fault.change for blindness in (False, True) for fault in faults_of(function, blindness)}
+        assert change in possible, f"{function}: {change}"
 
 
 def test_a_changed_function_and_an_idle_explanation_are_found(tmp_path):
