@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 import invlib
 from checks.tools import random_problem, rms, seeded
-from invlib import GaussianMixture, LinearProblem, testproblems
+from invlib import GaussianMixture, IResNet, LinearProblem, testproblems
 from invlib.ascent import maximize
 from invlib.log_det_minimizer import LogDetMinimizer
 from invlib.training import minimize
@@ -92,6 +94,16 @@ def newton(phi: MapWithJacobian, z: Tensor, start: Tensor, iterations: int = 200
 
     x, _ = maximize(value, derivatives, start, iterations=iterations)
     return x, (phi(x)[0] - z).norm(dim=-1) < 1e-6
+
+
+def first_members(net: IResNet, count: int) -> IResNet:
+    """Return the first members of an ensemble with a fixed last layer, as an ensemble of its own, in float64."""
+    assert net.output_operator is not None
+    last = net.output_operator[:count]
+    few = IResNet(net.dim, members=count, output_operator=last, dtype=torch.float64).requires_grad_(False)
+    for mine, theirs in zip(few.parameters(), net.parameters(), strict=True):
+        mine.copy_(theirs[:count])
+    return few
 
 
 def solve(phi: MapWithJacobian, new: LinearProblem, z: Tensor) -> Tensor:
@@ -218,7 +230,7 @@ def control_ch_levels() -> Numbers:
 
 def half_plane_mass(problem: LinearProblem, prior: GaussianMixture, centre: Tensor, y: Tensor) -> Tensor:
     """Return P(<m, x> > 0 | y) by Bayes' formula on a grid of the plane, (B,)."""
-    axis = torch.linspace(-4.5, 4.5, 451, dtype=torch.float64)
+    axis = torch.linspace(-4.5, 4.5, 301, dtype=torch.float64)
     along = centre / centre.norm()
     across = torch.stack([-along[1], along[0]])
     shifted = axis + 0.5 * (axis[1] - axis[0])  # no point where the sign is zero
@@ -334,26 +346,29 @@ class Situation:
         x = side[:, None] * BUMP + STD * normals[:, :2]
         return cls(problem, side, x, problem.normal_data(problem.forward(x) + problem.noise_std * normals[:, 2:]))
 
+    @cached_property
+    def minimizer(self) -> LogDetMinimizer:
+        """The minimizer of the log-determinant's loss, in the norm of H^-1."""
+        return LogDetMinimizer(self.problem, PRIOR, whiten=True)
+
     def exact(self, z: Tensor | None = None) -> dict[str, Tensor]:
         """Return the four exact reconstructions of data, by default its own."""
         z = self.z if z is None else z
         mean = invlib.posterior_mean(self.problem, PRIOR, z)
-        minimizer = LogDetMinimizer(self.problem, PRIOR, whiten=True)
         return {
             "approximation": z @ torch.linalg.inv(self.problem.normal_operator),
             "reconstruction": mean,
-            "log_det": minimizer.inverse(z, mean),
+            "log_det": self.minimizer.inverse(z, mean),
             "divergence": invlib.map_estimate(self.problem, PRIOR, z),
         }
 
     def slopes(self, exact: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the derivatives of z -> reconstruction at the exact reconstructions, (B, 2, 2)."""
         h, delta = self.problem.normal_operator, self.problem.noise_std
-        minimizer = LogDetMinimizer(self.problem, PRIOR, whiten=True)
         return {
             "approximation": torch.linalg.inv(h).expand(len(self.z), 2, 2),
             "reconstruction": invlib.posterior_covariance(self.problem, PRIOR, self.z) / delta**2,
-            "log_det": torch.linalg.inv(minimizer(exact["log_det"])[1]),
+            "log_det": torch.linalg.inv(self.minimizer(exact["log_det"])[1]),
             "divergence": torch.linalg.inv(optimal_map(exact["divergence"], h, delta)[1]),
         }
 
@@ -373,39 +388,40 @@ class Situation:
         }
 
 
-def regressor(problem: LinearProblem, seed: int, width: int = 64) -> nn.Module:
-    """Return a plain network from data to reconstruction: the best affine map, plus three hidden layers."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        layers = [nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()]
-        layers += [nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2)]
-        return Regressor(problem, nn.Sequential(*layers))
-
-
 class Regressor(nn.Module):
-    """The best affine reconstruction plus a correction that is learned."""
+    """Plain networks side by side, from data to reconstructions: the best affine map, plus three hidden layers."""
 
-    def __init__(self, problem: LinearProblem, correction: nn.Module) -> None:
+    def __init__(self, problems: Sequence[LinearProblem], seed: int, width: int = 64) -> None:
         super().__init__()
-        self.problem = problem
-        self.correction = correction
+        self.affine = torch.stack([torch.linalg.inv(affine_forward(p)) for p in problems])
+        generator, sizes = seeded(seed), (2, width, width, width, 2)
+
+        def uniform(*shape: int, fan_in: int) -> nn.Parameter:
+            numbers = 2 * torch.rand(len(problems), *shape, generator=generator) - 1
+            return nn.Parameter(numbers / math.sqrt(fan_in))
+
+        self.weights = nn.ParameterList(uniform(a, b, fan_in=a) for a, b in pairwise(sizes))
+        self.biases = nn.ParameterList(uniform(1, b, fan_in=a) for a, b in pairwise(sizes))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return reconstructions of data, (..., 2)."""
-        start = linear_start(self.problem, z.double()).to(z.dtype)
-        found: Tensor = start + self.correction(start)
-        return found
+        """Return reconstructions of data, (E, B, 2)."""
+        start = h = z @ self.affine.to(z.dtype)
+        for k, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            h = torch.baddbmm(bias, h if k == 0 else nn.functional.silu(h), weight)
+        return start + h
 
 
-def train_regressor(problem: LinearProblem, seed: int, steps: int, batch: int = 128) -> nn.Module:
-    """Return a plain network trained on the mean squared error, with fresh quasi-random batches."""
-    net = regressor(problem, seed)
-    stream = invlib.QuasiRandom(PRIOR, seed=seed, noise_dim=2)
+def train_regressors(problems: Sequence[LinearProblem], seed: int, steps: int, batch: int = 128) -> Regressor:
+    """Return plain networks trained on the mean squared error, with fresh quasi-random batches."""
+    net = Regressor(problems, seed)
+    stream = invlib.QuasiRandom(PRIOR, seed=seed, members=len(problems), noise_dim=2)
+    operator = torch.stack([p.operator for p in problems])
+    noise_std = torch.tensor([p.noise_std for p in problems], dtype=torch.float64)[:, None, None]
 
     def loss(step: int) -> Tensor:
         x, noise = stream.draw_with_noise(batch if 2 * step < steps else 4 * batch)
-        z = problem.normal_data(problem.forward(x) + problem.noise_std * noise)
-        misfit: Tensor = 0.5 * (net(z.float()) - x.float()).square().sum(-1).mean()
+        z = (x @ operator.mT + noise_std * noise) @ operator
+        misfit: Tensor = 0.5 * (net(z.float()) - x.float()).square().sum(-1).mean(-1)
         return misfit
 
     minimize(net, loss, steps, optimizer=torch.optim.Adam, learning_rate=3e-3)
@@ -413,9 +429,10 @@ def train_regressor(problem: LinearProblem, seed: int, steps: int, batch: int = 
 
 
 def slopes_of(net: nn.Module, z: Tensor) -> Tensor:
-    """Return the derivatives of a reconstruction at data, (B, 2, 2)."""
-    slopes: Tensor = torch.vmap(torch.func.jacrev(net))(z)
-    return slopes
+    """Return the derivatives of reconstructions at data, (E, B, 2, 2); each depends on its own datum only."""
+    at = z.clone().requires_grad_()
+    x = net(at)
+    return torch.stack([torch.autograd.grad(x[..., i].sum(), at, retain_graph=True)[0] for i in range(2)], -2)
 
 
 # Unequal bumps: where to cut

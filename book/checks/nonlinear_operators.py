@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,8 +87,11 @@ class Push:
 
     def weight(self, x: Tensor) -> Tensor:
         """Return M(x) = DF(x)^{-1}, (..., 2, 2)."""
-        inverse: Tensor = torch.linalg.inv(self.jacobian(x))
-        return inverse
+        gradient = self.bump(x)[1]
+        slope = 1 + gradient[..., 1:]
+        first = torch.eye(2, dtype=x.dtype)[0]
+        second = torch.cat([-gradient[..., :1], torch.ones_like(slope)], -1) / slope
+        return torch.stack([first.expand_as(second), second], -2)
 
     def log_det_gradient(self, x: Tensor) -> Tensor:
         """Return the gradient of log det DF = log(1 + d_2 of the bump), (..., 2)."""
@@ -142,12 +146,13 @@ STANDARD = settings()["standard"]
 
 
 def check_push() -> Numbers:
-    """Compare the derivatives and the inverse of the push, by hand, with those of torch, and with a round trip."""
+    """Compare the derivatives, weight and inverse of the push, by hand, with those of torch, and with a round trip."""
     f, x = STANDARD.f, STANDARD.prior.sample(500, generator=seeded(1))
     assert float(f.height) * math.exp(-0.5) < 1  # the contraction
     log_det = torch.func.grad(lambda p: torch.func.jacrev(f)(p).det().log())
     assert (f.inverse(f(x)) - x).abs().max() < 1e-13
     assert (f.jacobian(x) - torch.vmap(torch.func.jacrev(f))(x)).abs().max() < 1e-14
+    assert (f.weight(x) - torch.linalg.inv(f.jacobian(x))).abs().max() < 1e-13
     assert (f.log_det_gradient(x) - torch.vmap(log_det)(x)).abs().max() < 1e-12
     return {"height": float(f.height), "centre": float(f.centre[0]), "delta": NOISE}
 
@@ -488,20 +493,19 @@ def least_curvature(setting: Setting, x: Tensor) -> Tensor:
     return least
 
 
-def log_posterior(setting: Setting, y: Tensor) -> tuple[Function, Callable[[Tensor], tuple[Tensor, Tensor]]]:
-    """Return -J_y / delta^2 and its two derivatives, as functions of points (B, G, 2), for data y (B, 2)."""
+def log_posterior(setting: Setting, x: Tensor, y: Tensor) -> Tensor:
+    """Return -J_y / delta^2 at points (..., 2) for data (..., 2), (...)."""
     f, prior, noise = setting
+    log_density: Tensor = prior.log_prob(x) - 0.5 * (f(x) - y).square().sum(-1) / noise**2
+    return log_density
 
-    def value(x: Tensor) -> Tensor:
-        log_density: Tensor = prior.log_prob(x) - 0.5 * (f(x) - y[:, None]).square().sum(-1) / noise**2
-        return log_density
 
-    def derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
-        jacobian, misfit = f.jacobian(x), f(x) - y[:, None]
-        bent = jacobian.mT @ jacobian + misfit[..., 1, None, None] * f.bump(x)[2]
-        return prior.score(x) - apply(jacobian.mT, misfit) / noise**2, prior.hessian(x) - bent / noise**2
-
-    return value, derivatives
+def derivatives_of_log_posterior(setting: Setting, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return its gradient, (..., 2), and its Hessian, (..., 2, 2), in x."""
+    f, prior, noise = setting
+    jacobian, misfit = f.jacobian(x), f(x) - y
+    bent = jacobian.mT @ jacobian + misfit[..., 1, None, None] * f.bump(x)[2]
+    return prior.score(x) - apply(jacobian.mT, misfit) / noise**2, prior.hessian(x) - bent / noise**2
 
 
 def starts() -> Tensor:
@@ -511,10 +515,18 @@ def starts() -> Tensor:
 
 def climb(setting: Setting, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return the MAP estimates of x, (B, 2), and where the ascent from each start ends, (B, G, 2)."""
-    value, derivatives = log_posterior(setting, y)
-    ends, done = maximize(value, derivatives, starts().expand(len(y), -1, -1))
+    return _highest(partial(log_posterior, setting), partial(derivatives_of_log_posterior, setting), y)
+
+
+def _highest(
+    value: Callable[[Tensor, Tensor], Tensor],
+    derivatives: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    y: Tensor,
+) -> tuple[Tensor, Tensor]:
+    data = y[:, None].expand(-1, len(starts()), -1)
+    ends, done = maximize(value, derivatives, starts().expand_as(data), data=(data,))
     assert done.all()
-    return ends[torch.arange(len(y)), value(ends).argmax(-1)], ends
+    return ends[torch.arange(len(y)), value(ends, data).argmax(-1)], ends
 
 
 def climb_readings(setting: Setting, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -523,21 +535,18 @@ def climb_readings(setting: Setting, y: Tensor) -> tuple[Tensor, Tensor]:
     The gradient of the log-density is DF* (y - phi-circle) / delta^2; its Hessian comes from differences.
     """
 
-    def value(x: Tensor) -> Tensor:
+    def value(x: Tensor, y: Tensor) -> Tensor:
         log_det: Tensor = torch.linalg.slogdet(setting.f.jacobian(x)).logabsdet
-        return log_posterior(setting, y)[0](x) - log_det
+        return log_posterior(setting, x, y) - log_det
 
-    def gradient(x: Tensor, data: Tensor) -> Tensor:
-        return apply(setting.f.jacobian(x).mT, data - optimal_map(setting, x, part=0.0)) / setting.noise**2
+    def gradient(x: Tensor, y: Tensor) -> Tensor:
+        return apply(setting.f.jacobian(x).mT, y - optimal_map(setting, x, part=0.0)) / setting.noise**2
 
-    def derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
-        flat, data = x.flatten(0, 1), y[:, None].expand_as(x).flatten(0, 1)
-        hessian = differences(lambda p: gradient(p, data), flat, h=1e-3)
-        return gradient(flat, data).reshape(x.shape), (0.5 * (hessian + hessian.mT)).reshape(*x.shape, 2)
+    def derivatives(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        hessian = differences(lambda p: gradient(p, y), x, h=1e-3)
+        return gradient(x, y), 0.5 * (hessian + hessian.mT)
 
-    ends, done = maximize(value, derivatives, starts().expand(len(y), -1, -1))
-    assert done.all()
-    return ends[torch.arange(len(y)), value(ends).argmax(-1)], ends
+    return _highest(value, derivatives, y)
 
 
 def posterior_means(setting: Setting, y: Tensor) -> Tensor:
@@ -545,8 +554,8 @@ def posterior_means(setting: Setting, y: Tensor) -> Tensor:
     box = torch.tensor([[-6.0, -6.0], [6.0, 6.0]], dtype=torch.float64)
     parts = []
     for part in y.split(64):
-        value, _ = log_posterior(setting, part)
-        parts.append(moments(value, box.expand(len(part), -1, -1), tol=1e-8).mean)
+        value = partial(log_posterior, setting, y=part[:, None])
+        parts.append(moments(value, box.expand(len(part), -1, -1), tol=1e-6).mean)
     return torch.cat(parts)
 
 
@@ -566,7 +575,6 @@ def gauss_newton(setting: Setting, y: Tensor, steps: int = 20) -> Tensor:
     halved until J_y falls.
     """
     f, prior, noise = setting
-    value, _ = log_posterior(setting, y)
     x = f.inverse(y)
     for _ in range(steps):
         jacobian = f.jacobian(x)
@@ -574,10 +582,12 @@ def gauss_newton(setting: Setting, y: Tensor, steps: int = 20) -> Tensor:
         hessian = jacobian.mT @ jacobian - noise**2 * prior.hessian(x)
         values, axes = torch.linalg.eigh(hessian)
         step = -apply(axes, apply(axes.mT, gradient) / values.abs().clamp_min(0.05))
-        length, now = torch.ones(len(y), 1, dtype=torch.float64), value(x[:, None])
+        length, now = torch.ones(len(y), 1, dtype=torch.float64), log_posterior(setting, x, y)
         for _ in range(20):
-            worse = value((x + length * step)[:, None]) < now
-            length = torch.where(worse, 0.5 * length, length)
+            worse = log_posterior(setting, x + length * step, y) < now
+            if not worse.any():
+                break
+            length = torch.where(worse[:, None], 0.5 * length, length)
         x = x + length * step
     return x
 
@@ -654,11 +664,12 @@ def control_no_map() -> Numbers:
 
 def descend(setting: Setting, y: Tensor, x: Tensor, steps: int = 2500, length: float = 8e-3) -> Tensor:
     """Return paths of the gradient flow of J_y from x (B, 2), (steps + 1, B, 2), by Euler's method."""
-    _, derivatives = log_posterior(setting, y)
+    f, prior, noise = setting
     path = [x]
     for _ in range(steps):
-        gradient, _ = derivatives(path[-1][None])
-        path.append(path[-1] + length * setting.noise**2 * gradient[0])
+        at = path[-1]
+        gradient = apply(f.jacobian(at).mT, f(at) - y) - noise**2 * prior.score(at)
+        path.append(at - length * gradient)
     return torch.stack(path)
 
 
@@ -876,6 +887,8 @@ class Layers:
             fall = 1e-4 * (step * gradient).sum(-1)
             for _ in range(30):
                 worse = self.objective(u + length * step, y) > now + length[..., 0] * fall
+                if not worse.any():
+                    break
                 length = torch.where(worse.unsqueeze(-1), 0.5 * length, length)
             u = u + length * step
         return u
