@@ -378,19 +378,26 @@ def stored() -> dict[str, Any]:
         return {name: file[name] for name in file.files}
 
 
+def by_seed(prefix: str, key: str = "psnr") -> dict[str, np.ndarray]:
+    """Return PSNR or SSIM of each method, for "noise" or "blur", (seeds, pictures); baselines have one seed."""
+    arrays = stored()
+    values = zip(arrays[f"{prefix}_names"].tolist(), arrays[f"{prefix}_{key}"], strict=True)
+    return {name: each[np.isfinite(each).all(-1)] for name, each in values}
+
+
 def rows(prefix: str) -> dict[str, Numbers]:
-    """Return what a table says of each method, for "noise" or "blur": means, and the range over the pictures."""
-    arrays, found = stored(), {}
-    for row, name in enumerate(arrays[f"{prefix}_names"].tolist()):
-        psnr, ssim = (arrays[f"{prefix}_{key}"][row] for key in ("psnr", "ssim"))
-        used = np.isfinite(psnr).all(-1)
+    """Return what a table says of each method: medians of the seeds, and ranges over seeds and over pictures."""
+    psnr, ssim = by_seed(prefix), by_seed(prefix, "ssim")
+    times = {key: stored()[f"{prefix}_{key}"] for key in ("training", "seconds")}
+    found = {}
+    for row, name in enumerate(psnr):
+        seeds, pictures, alike = psnr[name].mean(-1), np.median(psnr[name], 0), ssim[name].mean(-1)
         found[name] = {
-            "psnr": float(psnr[used].mean()),
-            "worst": float(psnr[used].mean(0).min()),
-            "best": float(psnr[used].mean(0).max()),
-            "ssim": float(ssim[used].mean()),
-            "training": float(arrays[f"{prefix}_training"][row][used].mean()),
-            "seconds": float(arrays[f"{prefix}_seconds"][row][used].mean()) / psnr.shape[-1],
+            **{"psnr": float(np.median(seeds)), "low": float(seeds.min()), "high": float(seeds.max())},
+            **{"worst": float(pictures.min()), "best": float(pictures.max())},
+            **{"ssim": float(np.median(alike)), "ssim_low": float(alike.min()), "ssim_high": float(alike.max())},
+            "training": float(np.nanmedian(times["training"][row])),
+            "seconds": float(np.nanmedian(times["seconds"][row])) / len(pictures),
         }
     return found
 
@@ -398,7 +405,7 @@ def rows(prefix: str) -> dict[str, Numbers]:
 def kept(name: str) -> nn.Module:
     """Return a network with the parameters that were stored."""
     net: nn.Module = PlainNet() if name in ("plain", "score") else ConvIResNet((CROP, CROP), blocks=5, channels=16)
-    vector = torch.as_tensor(stored()[f"weights_{name}"])
+    vector = torch.tensor(stored()[f"weights_{name}"])
     nn.utils.vector_to_parameters(vector, net.parameters())
     return net.requires_grad_(False)
 

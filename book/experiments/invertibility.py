@@ -136,12 +136,11 @@ def run(kind: str, method: str, size: int, folder: Path) -> dict[str, np.ndarray
 def runs(kind: str) -> list[tuple[str, int]]:
     """Return contestants and numbers of samples.
 
-    All have endless samples. With few samples approximation, which knows no prior, is left out, and some others, too.
+    All have endless samples. With few, approximation, which knows no prior, is left out, on the chain others, too.
     """
     everybody, pairs = (*STEPS[kind], "affine"), ("divergence", "implicit", "direct", "plain", "affine")
-    most = [name for name in everybody if name != "approximation"]
-    few = {0: everybody, 64: most, 1024: most, 256: pairs} if kind == "plane" else {0: everybody, 64: pairs}
-    return [(name, size) for size in SIZES[kind] for name in few[size]]
+    few = [name for name in everybody if name != "approximation"] if kind == "plane" else pairs
+    return [(name, size) for size in SIZES[kind] for name in (few if size else everybody)]
 
 
 def collect(folder: Path) -> None:
@@ -151,9 +150,11 @@ def collect(folder: Path) -> None:
     for kind in STEPS:
         found, seconds = {}, {}
         for method, size in runs(kind):
-            with np.load(folder / f"{kind}-{method}-{size}.npz") as file:
-                found[f"{method}/{size}"] = {name: file[name] for name in file.files if name != "training_seconds"}
-                seconds[f"{method}/{size}"] = float(file["training_seconds"].item())
+            found[f"{method}/{size}"] = dict(np.load(folder / f"{kind}-{method}-{size}.npz"))
+            seconds[f"{method}/{size}"] = float(found[f"{method}/{size}"].pop("training_seconds"))
+            if method != "affine":
+                rate = RATES[kind].get(method, 0.02)
+                found[f"{method}/{size}"]["rate"] = np.full(len(trials(kind)[0].problems), rate)
         trial, others = trials(kind)
         found["exact/0"] = {name: value.numpy() for name, value in checks.exact_errors(trial).items()}
         for other, each in others.items():

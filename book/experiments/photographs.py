@@ -3,9 +3,10 @@
 In the folder `book`, on one thread (OMP_NUM_THREADS=1)::
 
     python -m experiments.photographs train NAME --seed S    train one network of RUNS: less than a minute each
-    python -m experiments.photographs evaluate               test all that were trained, and store the arrays
+    python -m experiments.photographs evaluate               test all methods, and store the arrays; again, to go on
+    python -m experiments.photographs evaluate --minutes 5   test nothing new after so long
 
-Networks are kept in a folder of work (`--work`). The arrays
+Networks, and the pictures that every method makes, are kept in a folder of work (`--work`). The arrays
 go to `checks/photographs.npz`, with the seconds that everything took.
 """
 
@@ -14,9 +15,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import inspect
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +31,7 @@ from torch import Tensor, nn
 
 from invlib import ConvIResNet, Samples, train
 
-SEEDS = (0,)
+SEEDS = (0, 1, 2)
 NOISE = 1
 """Seed of the noise of the test."""
 
@@ -39,6 +41,9 @@ NLM = (0.09, 0.1, 0.11)
 STRENGTHS = (0.55, 0.62, 0.7)
 CARRIED = (0.5, 0.7, 1.0)
 """What the baselines are tuned over; strengths are in units of the noise."""
+
+CASES: dict[str, dict[str, float]] = {"noise": {"noise": 0.1}, "blur": {"noise": 0.03, "blur": 2.0}}
+"""What is tested."""
 
 SHOWN, WINDOW = 0, (slice(0, 64), slice(22, 86))
 """Which picture the galleries show, and which part."""
@@ -92,8 +97,12 @@ RUNS = {
 
 
 def code_hash() -> str:
-    """Return the hash of what the arrays follow from, beside `invlib`: this script, pictures, networks, training."""
-    parts = (Case, Photographs, PlainNet, photos.crops, photos.squared_error, photos.spectrum, photos.applied)
+    """Return the hash of what the arrays follow from, beside `invlib`: this script, pictures, networks, methods."""
+    parts = (
+        *(Case, Photographs, PlainNet, photos.crops, photos.squared_error, photos.spectrum, photos.applied),
+        *(photos.test_pictures, photos.inner, photos.quality, photos.wiener_filter, photos.total_variation),
+        *(photos.total_variation_deblurring, photos.non_local_means, photos.plug_and_play, photos.denoiser_inside),
+    )
     text = Path(__file__).read_text(encoding="utf-8") + "".join(map(inspect.getsource, parts))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -145,6 +154,11 @@ def stored(name: str, seed: int, work: Path) -> tuple[Run, nn.Module, float]:
     return run, net, file["seconds"]
 
 
+def seeds_of(name: str, work: Path) -> list[int]:
+    """Return the seeds that were trained."""
+    return [seed for seed in SEEDS if (work / f"{name}-{seed}.pt").exists()]
+
+
 def training(name: str, seed: int, work: Path) -> None:
     """Train one network and keep it."""
     net, seconds = trained(RUNS[name], seed)
@@ -155,62 +169,82 @@ def training(name: str, seed: int, work: Path) -> None:
     print(f"{name} {seed}: {seconds:.0f} s, {psnr.mean():.2f} dB, {ssim.mean():.3f}", psnr.round(2), flush=True)
 
 
-Results = dict[str, list[tuple[Tensor, float, float]]]
-"""By method and seed: the pictures, and the seconds of training and of reconstruction."""
+Found = list[tuple[Tensor, float, float]]
+"""By seed: the pictures, and the seconds of training and of reconstruction."""
 
 
-def best(methods: list[Callable[[], Tensor]], x: Tensor) -> list[tuple[Tensor, float, float]]:
-    """Return the pictures of the method with the best mean PSNR, on these very pictures."""
-    tried = []
-    for method in methods:
-        start = time.process_time()
-        tried.append((method(), 0.0, time.process_time() - start))
+def timed(method: Callable[[], Tensor]) -> tuple[Tensor, float]:
+    """Return the pictures of a method, and its seconds."""
+    start = time.process_time()
+    return method(), time.process_time() - start
+
+
+def tuned(
+    method: Callable[[int, float], Tensor], values: Sequence[float], x: Tensor, training: Sequence[float]
+) -> Found:
+    """Return the pictures by seed, with the weight of the best mean PSNR of the first seed, on these very pictures."""
+    tried = [timed(partial(method, 0, value)) for value in values]
     psnr = [photos.quality(each[0], x)[0].mean() for each in tried]
     print([round(float(value), 2) for value in psnr], flush=True)
-    return [tried[int(np.argmax(psnr))]]
+    at = int(np.argmax(psnr))
+    rest = [timed(partial(method, seed, values[at])) for seed in range(1, len(training))]
+    found = zip([tried[at], *rest], training, strict=True)
+    return [(picture, training_time, seconds) for (picture, seconds), training_time in found]
 
 
-def baselines(case: Case, x: Tensor, y: Tensor) -> Results:
-    """Return the pictures of the methods that are not trained; their weights are the best for these very pictures."""
-    found = {"measurement": best([lambda: y], x), "wiener": best([lambda: photos.wiener_filter(case, y)], x)}
-    if case.blur:
-        deblur = photos.total_variation_deblurring
-        return found | {"tv": best([partial(deblur, case, y, weight) for weight in TV_DEBLURRING], x)}
-    found["tv"] = best([partial(photos.total_variation, y, weight) for weight in TV_DENOISING], x)
-    return found | {"nlm": best([partial(photos.non_local_means, y, case.noise, h) for h in NLM], x)}
-
-
-def plugged(case: Case, x: Tensor, y: Tensor, work: Path) -> Results:
-    """Return the pictures of plug-and-play, with a denoiser and with the one in an invertible network."""
-    run, net, seconds = stored("score", 0, work)
-    plain, found = partial(photos.applied, net), {}
-    if not case.blur:
-        found["pnp-full"] = best([partial(photos.plug_and_play, case, y, plain, case.noise, steps=150)], x)
-    strengths = [share * case.noise for share in (CARRIED if case.blur else STRENGTHS)]
-    found["pnp"] = best([partial(photos.plug_and_play, case, y, plain, strength) for strength in strengths], x)
-    found = {name: [(each[0][0], seconds, each[0][2])] for name, each in found.items()}
-    if case.blur:
-        run, net, seconds = stored("divergence-tuned", 0, work)
-        inside = photos.denoiser_inside(net, run.strength * run.noise)
-        carried = best([partial(photos.plug_and_play, case, y, inside, strength) for strength in strengths], x)
-        found["carried"] = [(carried[0][0], seconds, carried[0][2])]
+def of_networks(name: str, y: Tensor, work: Path) -> Found:
+    """Return the pictures of the networks of a run, by seed."""
+    found = []
+    for seed in seeds_of(name, work):
+        run, net, training_time = stored(name, seed, work)
+        picture, seconds = timed(partial(restored, run, net, y))
+        found.append((picture, training_time, seconds))
     return found
 
 
-def networks(y: Tensor, work: Path) -> Results:
-    """Return the pictures of all networks that are in the folder."""
-    found: Results = {}
-    for name in RUNS:
-        for seed in SEEDS:
-            if name != "score" and (work / f"{name}-{seed}.pt").exists():
-                run, net, seconds = stored(name, seed, work)
-                start = time.process_time()
-                x = restored(run, net, y)
-                found.setdefault(name, []).append((x, seconds, time.process_time() - start))
+def denoisers(name: str, work: Path) -> tuple[list[photos.Method], list[float]]:
+    """Return the denoisers of the noise TAU in networks, by seed, and the seconds of their trainings."""
+    runs = [stored(name, seed, work) for seed in seeds_of(name, work)]
+    if name == "score":
+        found: list[photos.Method] = [partial(photos.applied, net) for _, net, _ in runs]
+    else:
+        found = [photos.denoiser_inside(net, run.strength * run.noise) for run, net, _ in runs]
+    return found, [seconds for *_, seconds in runs]
+
+
+def plugged(name: str, case: Case, y: Tensor, x: Tensor, work: Path, strengths: Sequence[float], steps: int) -> Found:
+    """Return the pictures of plug-and-play, by seed; strengths in units of the noise."""
+    inside, training_times = denoisers(name, work)
+
+    def method(seed: int, strength: float) -> Tensor:
+        return photos.plug_and_play(case, y, inside[seed], strength * case.noise, steps=steps)
+
+    return tuned(method, strengths, x, training_times)
+
+
+def methods(prefix: str, x: Tensor, y: Tensor, work: Path) -> dict[str, Callable[[], Found]]:
+    """Return what is tested. Weights are the best for these very pictures."""
+    case = Case(photos.spectrum(), **CASES[prefix])
+
+    def bare(method: Callable[[float], Tensor], values: Sequence[float] = (0.0,)) -> Callable[[], Found]:
+        return lambda: tuned(lambda _, value: method(value), values, x, (0.0,))
+
+    found = {"measurement": bare(lambda _: y), "wiener": bare(lambda _: photos.wiener_filter(case, y))}
+    if prefix == "blur":
+        found["tv"] = bare(lambda weight: photos.total_variation_deblurring(case, y, weight), TV_DEBLURRING)
+        found["pnp"] = partial(plugged, "score", case, y, x, work, CARRIED, 40)
+        found["carried"] = partial(plugged, "divergence-tuned", case, y, x, work, CARRIED, 40)
+    else:
+        found["tv"] = bare(lambda weight: photos.total_variation(y, weight), TV_DENOISING)
+        found["nlm"] = bare(lambda h: photos.non_local_means(y, case.noise, h), NLM)
+        found["pnp-full"] = partial(plugged, "score", case, y, x, work, (1.0,), 150)
+        found["pnp"] = partial(plugged, "score", case, y, x, work, STRENGTHS, 40)
+        names = [name for name in RUNS if name != "score" and seeds_of(name, work)]
+        found |= {name: partial(of_networks, name, y, work) for name in names}
     return found
 
 
-def table(results: Results, x: Tensor, prefix: str) -> dict[str, np.ndarray]:
+def table(results: dict[str, Found], x: Tensor, prefix: str) -> dict[str, np.ndarray]:
     """Return names, PSNR and SSIM (methods, seeds, pictures), and seconds; NaN where there are fewer seeds."""
     shape = (len(results), len(SEEDS))
     arrays = {key: np.full((*shape, len(x)), np.nan) for key in ("psnr", "ssim")}
@@ -223,13 +257,14 @@ def table(results: Results, x: Tensor, prefix: str) -> dict[str, np.ndarray]:
     return {f"{prefix}_{key}": value for key, value in {"names": np.array(list(results)), **named}.items()}
 
 
-def distance(results: Results, *names: str) -> float:
-    """Return the root mean square distance of the pictures of two methods, for the first seed."""
-    one, other = (photos.inner(results[name][0][0]) for name in names)
-    return float((one - other).square().mean().sqrt())
+def distances(results: dict[str, Found], *names: str) -> list[float]:
+    """Return the root mean square distance of the pictures of two methods, by seed; NaN where one has fewer seeds."""
+    pairs = zip(*(results[name] for name in names), strict=False)
+    found = [float((photos.inner(one[0]) - photos.inner(other[0])).square().mean().sqrt()) for one, other in pairs]
+    return found + [math.nan] * (len(SEEDS) - len(found))
 
 
-def gallery(results: Results, x: Tensor, names: list[str], prefix: str) -> dict[str, np.ndarray]:
+def gallery(results: dict[str, Found], x: Tensor, names: list[str], prefix: str) -> dict[str, np.ndarray]:
     """Return parts of one picture as bytes, the truth first, then those of the methods for the first seed."""
     pictures = [x, *(results[name][0][0] for name in names)]
     parts = [photos.inner(each)[SHOWN][WINDOW] for each in pictures]
@@ -247,23 +282,26 @@ def weights(work: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def evaluate(work: Path) -> None:
-    """Test all networks in the folder on the test pictures, and write the arrays."""
-    x = photos.test_pictures()
+def evaluate(work: Path, minutes: float) -> None:
+    """Test all methods on the test pictures, and write the arrays; or stop after some minutes."""
+    x, start = photos.test_pictures(), time.monotonic()
     command = "python -m experiments.photographs evaluate"
     arrays: dict[str, np.ndarray] = {"command": np.array(command), "hash": np.array(code_hash())}
-    noisy = Case(photos.spectrum())
-    for prefix, case in (("noise", noisy), ("blur", replace(noisy, noise=0.03, blur=2.0))):
-        y = case.measure(x, seeded(NOISE))
-        results = baselines(case, x, y) | plugged(case, x, y, work)
+    for prefix in CASES:
+        y = Case(photos.spectrum(), **CASES[prefix]).measure(x, seeded(NOISE))
+        results: dict[str, Found] = {}
+        for name, method in methods(prefix, x, y, work).items():
+            file = work / f"tested-{prefix}-{name}.pt"
+            if not file.exists():
+                if time.monotonic() - start > 60 * minutes:
+                    return
+                torch.save(method(), file)
+            results[name] = torch.load(file)
+            print(prefix, name, [photos.quality(each[0], x)[0].mean().round(2) for each in results[name]], flush=True)
         if prefix == "noise":
-            results |= networks(y, work)
             pairs = (("divergence", "pnp-full"), ("divergence-tuned", "pnp"))
-            arrays["distance"] = np.array([distance(results, *pair) for pair in pairs], np.float32)
-        arrays |= table(results, x, prefix)
-        for name, found in results.items():
-            print(prefix, name, [photos.quality(each[0], x)[0].mean().round(2) for each in found], flush=True)
-        arrays |= gallery(results, x, [name for name in GALLERY[prefix] if name in results], prefix)
+            arrays["distance"] = np.array([distances(results, *pair) for pair in pairs], np.float32)
+        arrays |= table(results, x, prefix) | gallery(results, x, GALLERY[prefix], prefix)
     arrays |= weights(work)
     np.savez_compressed(photos.STORE, allow_pickle=False, **arrays)
     print(photos.STORE.name, photos.STORE.stat().st_size)
@@ -275,6 +313,7 @@ def main() -> None:
     parser.add_argument("task", choices=["train", "evaluate"])
     parser.add_argument("name", nargs="?", choices=list(RUNS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=600.0)
     parser.add_argument("--work", type=Path, default=Path("photographs-work"))
     asked = parser.parse_args()
     asked.work.mkdir(exist_ok=True)
@@ -282,7 +321,7 @@ def main() -> None:
     if asked.task == "train":
         training(asked.name, asked.seed, asked.work)
     else:
-        evaluate(asked.work)
+        evaluate(asked.work, asked.minutes)
 
 
 if __name__ == "__main__":
