@@ -103,7 +103,7 @@ def main(names: list[str]) -> int:
             for title, path in notebooks(names or browsing.chapters()):
                 page = browser.new_page(viewport={"width": 1000, "height": 1000})
                 page.goto(address)
-                page.wait_for_function("window.draw")
+                page.wait_for_function("() => Boolean(window.draw)")
                 formulas, faults = look(page, path)
                 page.screenshot(path=PICTURES / f"{title}.png", full_page=True)
                 page.close()

@@ -121,6 +121,7 @@ def statement_slides(box: Tag, control: str | None) -> Iterator[Slide]:
     blocks = [
         block for part in rest for block in (part.find_all(recursive=False) if part.name == "section" else [part])
     ]
+    blocks = [block for block in blocks if "used-in" not in block.get("class", [])]  # for readers, not for a room
     for number, group in enumerate(cut(blocks)):
         yield Slide("statement", inner(title), joined(group), joined(after) if number == 0 else "")
     if control:
@@ -221,7 +222,7 @@ def make(page: str, name: str, controls: dict[str, str]) -> str:
     article = BeautifulSoup(page, "html.parser").select_one("article.bd-article")
     if article is None:
         raise ValueError(f"{name} has no text")
-    for useless in article.select("script, .headerlink, button, .section-number"):
+    for useless in article.select("script, .headerlink, button, .section-number, .report"):
         useless.decompose()
     for link in article.find_all("a", href=True):
         if not re.match(r"\w+:", link["href"]):
