@@ -17,6 +17,7 @@ from checks import (
     noise_levels,
     nonlinear_operators,
     point_estimators,
+    residual_networks,
     signals,
 )
 from checks.minimizers import DELTA, minimizer_on_line, square_grid
@@ -230,3 +231,24 @@ def test_between_two_equal_bumps_both_suprema_are_equal():
     found = point_estimators.supremum(LinearProblem(torch.eye(2).double(), 0.3), PRIOR, torch.zeros(1, 2).double())
     assert float(found.value) < -0.1
     assert abs(float(found.lead)) < 1e-12
+
+
+def test_a_wave_of_slopes_has_the_slopes_of_blocks_and_is_taken_apart_into_them():
+    x = torch.linspace(-2, 2, 4001, dtype=torch.float64)
+    slopes = residual_networks.slope_wave(3, 0.5)(x)
+    assert gap([slopes.min(), slopes.max()], [0.5**3, 1.5**3]) < 1e-5
+    assert len(residual_networks.take_apart(x, 2 * x, 3)) == 3 + 1
+
+
+def test_standard_variables_come_from_the_symmetric_root():
+    problem = random_problem(2, 2, seeded(1), noise_std=0.5)
+    root = signals.standard(problem, PRIOR)
+    assert gap(root, root.mT) < 1e-12
+    assert gap(root @ root @ signals.best_affine(problem, PRIOR), torch.eye(2)) < 1e-10
+
+
+def test_off_the_diagonal_and_the_bound_of_the_rank_one_formula():
+    assert float(signals.off_diagonal(torch.tensor([[1.0, 2.0], [2.0, 3.0]]))) == 2 * (4 + 4)
+    problem = random_problem(2, 2, seeded(1), noise_std=0.5)
+    formula = signals.rank_one(problem, PRIOR, points(), signals.standard(problem, PRIOR))
+    assert abs(formula.bound / float(formula.beta @ formula.beta) ** 2 - 1 / 8) < 1e-9

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import invlib
 from invlib import GaussianMixture, IResNet, LinearProblem, TrainingError
 from invlib.history import History
+from invlib.objective import Objective
 from invlib.optimizers import SOAP
 from invlib.samples import Samples
 from invlib.sampling import QuasiRandom
@@ -329,6 +330,13 @@ def test_members_may_have_priors_of_their_own():
     assert fit(small(2), prior=priors).loss.shape == (20, 2)
     with pytest.raises(ValueError, match=r"^prior must be one, or one for each of the 2 members"):
         fit(small(2), prior=[PRIOR] * 3)
+
+
+def test_an_objective_takes_one_prior_or_one_for_each_member():
+    objective = Objective(small(2), PROBLEM, "divergence", None, False)
+    assert len(objective.priors(PRIOR)) == len(objective.priors([PRIOR, PRIOR])) == 2
+    with pytest.raises(ValueError, match=r"^prior must be one, or one for each of the 2 members, got 3"):
+        objective.priors([PRIOR] * 3)
 
 
 def test_a_log_gets_lines_instead_of_a_bar(capsys, monkeypatch):

@@ -11,11 +11,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "book" / "_extension"))
 
+import book_state  # noqa: E402
 import mutation_table  # noqa: E402
 import tolerances  # noqa: E402
 from faults import BLINDNESS, FAULTS, Planter, faults_of, located  # noqa: E402
 
 MOST_EXPLAINED = 0.1  # share of the faults of which somebody says that they are none
+LEAST_PAIRS = 0.9  # share of the pairs in which check and control each catch something that the other does not
 MOST_CHANGED = 0.1  # share of the functions that may have changed since they were examined
 
 SNIPPETS = {
@@ -150,6 +152,14 @@ def test_the_faults_are_caught():
     assert score.planted > 300
     assert score.percent >= mutation_table.LEAST_PERCENT
     assert score.explained <= MOST_EXPLAINED * score.planted
+
+
+def test_check_and_control_each_catch_what_the_other_does_not():
+    chapters = book_state.book_of(ROOT)
+    rows = [book_state.statement_row(chapter, each.label) for chapter in chapters for each in chapter.statements]
+    pairs = [(by_check, by_control) for _, _, _, by_check, by_control, _ in filter(None, rows)]
+    assert len(pairs) > 85
+    assert sum(min(pair) > 0 for pair in pairs) >= LEAST_PAIRS * len(pairs)
 
 
 def test_every_explanation_is_of_a_fault_that_survived():
