@@ -5,6 +5,11 @@ import importlib
 import execute
 import numpy as np
 import pytest
+import torch
+from checks import local_fields
+from checks.tools import seeded
+
+from invlib import divergence_loss
 
 SCRIPTS = sorted((execute.BOOK / "experiments").glob("*.py"))
 
@@ -19,3 +24,25 @@ def test_what_is_stored_comes_from_this_code(script):
         seconds = [stored[name] for name in stored.files if name.endswith("seconds")]
         assert seconds
         assert all((each > 0).any() for each in seconds)
+
+
+def test_tied_networks_have_the_symmetries_of_the_field():
+    net, x = local_fields.untrained("divergence", 3), 0.5 * torch.randn(3, 20, 64, generator=seeded(1))
+    plain = local_fields.untrained("plain", 3)
+    for act, holds in ((torch.neg, True), (lambda x: x.flip(-1), True), (lambda x: 2 * x, False)):
+        assert torch.allclose(net(act(x)), act(net(x)), atol=1e-5) == holds
+        assert not torch.allclose(plain(act(x)), act(plain(x)), atol=1e-2)
+    before = [parameter.clone() for parameter in net.parameters()]
+    local_fields.tie(net)
+    assert all(torch.allclose(*pair) for pair in zip(before, net.parameters(), strict=True))
+
+
+def test_probes_on_even_and_odd_sites_estimate_the_divergence():
+    net, x, random = local_fields.untrained("plain", 3), torch.randn(3, 1, 64, generator=seeded(2)), seeded(4)
+    data = [x + torch.randn(x.shape, generator=random) for _ in range(200)]
+    with torch.no_grad():
+        values = torch.stack([local_fields.coloured(net, x, z) for z in data])
+        net.exact = True
+        exact = divergence_loss(net, x, x, local_fields.NOISE)
+    assert ((values.mean(0) - exact).abs() < 4 * values.std(0) / len(values) ** 0.5).all()
+    assert (values.std(0) < 0.5).all()

@@ -22,7 +22,7 @@ from checks.tools import seeded
 from invlib import ConvIResNet, LinearProblem, Prior
 from invlib.blocks import ResidualBlock, evaluate
 from invlib.inverse import invert_blocks
-from invlib.training import Callback, History, Loss, Strategy
+from invlib.training import History, Loss, Strategy
 
 Numbers = dict[str, float]
 
@@ -535,8 +535,8 @@ class Pair:
 SEEDS = 3
 """How many networks are trained side by side with each loss."""
 
-LOSSES = ("divergence", "reconstruction", "log_det", "approximation", "regression", "narrow")
-"""Names of the stored trainings: the four losses, and two regressions, the last with small kernels."""
+LOSSES = ("divergence", "reconstruction", "log_det", "approximation", "plain", "regression", "narrow")
+"""Names of the stored trainings: the four losses, the divergence without helps, and two regressions."""
 
 STORED = Path(__file__).with_suffix(".npz")
 """The weights of the trained networks: see `book/experiments/local_fields.py`."""
@@ -554,11 +554,58 @@ def network(seed: int, members: int | None = SEEDS, shape: tuple[int, ...] = (64
     return net
 
 
+@torch.no_grad()
+def tie(net: ConvIResNet, scale: float = 1.0) -> None:
+    """Give a network of four times k channels the symmetries of the field: phi(-x) = -phi(x), and so in reverse order.
+
+    The channels are k groups of four, which the two symmetries permute. Kernels and biases become their means over the
+    symmetries, times a scale.
+    """
+
+    def mean(parameter: Tensor, dims: Sequence[int], sign: int = 1) -> None:
+        parameter.copy_(0.5 * (parameter + sign * parameter.flip(dims)))
+
+    k, members = net.channels // 4, net.weights[0].shape[:2]
+    first, second, third = (
+        weight.view(*members, *[k, 2, 2] * (1 + (i == 1)), -1) for i, weight in enumerate(net.weights)
+    )
+    for kernel in (first, third):
+        mean(kernel, [3], -1)
+        mean(kernel, [4, 5])
+    for dims in ([3, 6], [4, 7]):
+        mean(second, dims)
+    for bias in net.biases[:2]:
+        for dim in (3, 4):
+            mean(bias.view(*members, k, 2, 2), [dim])
+    net.biases[2].zero_()
+    for parameter in (*net.weights, *net.biases):
+        parameter.mul_(scale)
+
+
 def untrained(name: str, seed: int) -> ConvIResNet:
     """Return the network that a training starts from."""
-    if name == "pictures":
+    if name.endswith("pictures"):
         return network(seed, None, PICTURES.shape)
-    return network(seed, kernel=3 if name == "narrow" else 5)
+    net = network(seed, kernel=3 if name == "narrow" else 5)
+    if name == "divergence":
+        tie(net, 2.0)
+    return net
+
+
+def coloured(net: ConvIResNet, x: Tensor, z: Tensor) -> Tensor:
+    """Return the loss with the divergence, (E,), estimated by random signs on even sites, and on odd ones.
+
+    The map is near to one that couples neighbours, and these do not meet in either probe. The signs are those of the
+    noise of the data, which is independent of x and does not occur in this loss otherwise.
+    """
+    even = (torch.arange(x.shape[-1]) % 2).to(x)
+    probes = [part * (z - x).sign() for part in (even, 1 - even)]
+    value, tangents = x, probes
+    for block in net.residual_blocks():
+        value, at = block.linearize(value)
+        tangents = [block.tangent(at, tangent) for tangent in tangents]
+    divergence = sum(((v * tangent).sum(-1) for v, tangent in zip(probes, tangents, strict=True)), torch.zeros(()))
+    return (0.5 * (value - x).square().sum(-1) - NOISE**2 * divergence).mean(-1)
 
 
 def regression(net: nn.Module, x: Tensor, z: Tensor) -> Tensor:
@@ -572,25 +619,13 @@ def fit(
     loss: Strategy | Loss,
     points: Tensor,
     *,
-    steps: int,
     batch_size: int = 32,
     seed: int = 0,
-    callback: Callback | None = None,
-    checkpoint: str | None = None,
+    **options: Any,  # noqa: ANN401
 ) -> History:
-    """Train a network for denoising from samples of the field, (N, 64), with the library's own training."""
+    """Train a network for denoising from samples of the field, (N, n), with the library's own training."""
     problem, samples = LinearProblem(torch.eye(net.dim), NOISE), invlib.Samples(points)
-    return invlib.train(
-        net,
-        problem,
-        samples,
-        loss,
-        steps=steps,
-        batch_size=batch_size,
-        callback=callback,
-        checkpoint=checkpoint,
-        generator=seeded(seed),
-    )
+    return invlib.train(net, problem, samples, loss, batch_size=batch_size, generator=seeded(seed), **options)
 
 
 def trained() -> dict[str, ConvIResNet]:
@@ -611,7 +646,8 @@ def about_training() -> dict[str, Any]:
         numbers = ("accepted", "spread", "apart", "apart_error", "large", "range", "large_accepted", "energies")
         drawn = {key: torch.from_numpy(file[f"pictures/{key}"]) for key in numbers}
         seconds = {name: float(file[f"{name}/seconds"]) for name in names}
-        return {"seconds": seconds, "points": int(file["points"]), "pictures": int(file["pictures"]), **drawn}
+        counts = {name: int(file[name]) for name in ("points", "fresh", "pictures")}
+        return {"seconds": seconds, **counts, **drawn}
 
 
 def member(net: ConvIResNet, index: int) -> ConvIResNet:

@@ -1,6 +1,7 @@
 """Train the networks of the chapter on Markov random fields, and store their weights.
 
     python book/experiments/local_fields.py divergence        one of the four losses; again, to go on after a stop
+    python book/experiments/local_fields.py plain             the divergence, without symmetries, from few samples
     python book/experiments/local_fields.py regression        on the exact map; narrow: with kernels of size three
     python book/experiments/local_fields.py pictures          the divergence loss on pictures of 24 x 24
     python book/experiments/local_fields.py --minutes 4 ...   stop after so long
@@ -27,8 +28,11 @@ sys.path[:0] = [str(BOOK.parent), str(BOOK)]
 from checks import local_fields as checks  # noqa: E402
 from checks.tools import seeded  # noqa: E402
 
+from invlib import TrainingStep  # noqa: E402
+
 SETTINGS = {
-    "divergence": {"steps": 3600, "batch_size": 32},
+    "divergence": {"steps": 1200, "batch_size": 32},
+    "plain": {"steps": 3600, "batch_size": 32},
     "reconstruction": {"steps": 500, "batch_size": 16},
     "log_det": {"steps": 100, "batch_size": 16},
     "approximation": {"steps": 100, "batch_size": 16},
@@ -36,16 +40,24 @@ SETTINGS = {
     "narrow": {"steps": 1000, "batch_size": 32},
     "pictures": {"steps": 900, "batch_size": 2},
 }
-OTHERS: dict[str, Any] = {"pictures": "divergence", "regression": checks.regression, "narrow": checks.regression}
+OTHERS: dict[str, Any] = {
+    "divergence": checks.coloured,
+    "plain": "divergence",
+    "pictures": "divergence",
+    "regression": checks.regression,
+    "narrow": checks.regression,
+}
 MIRRORED = ("pictures",)
 SEED = 9
 POINTS = 32_768
+MOVES = 16
 
 
 def code_hash() -> str:
     """Return the hash of all that the weights follow from, beside `invlib`: this script, field, samples, training."""
     draws = (checks.exact_samples, checks.hamiltonian)
-    parts = (checks.Field, *draws, checks.untrained, checks.network, checks.regression, checks.fit)
+    nets = (checks.untrained, checks.network, checks.tie)
+    parts = (checks.Field, *draws, *nets, checks.regression, checks.coloured, checks.fit)
     text = Path(__file__).read_text(encoding="utf-8") + "".join(map(inspect.getsource, parts))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -55,6 +67,19 @@ def samples(folder: Path) -> torch.Tensor:
     file = folder / "points.pt"
     if not file.exists():
         torch.save(checks.exact_samples(checks.Field(64), POINTS, seeded(SEED), group=512).float(), file)
+    points: torch.Tensor = torch.load(file)
+    return points
+
+
+def fresh(folder: Path) -> torch.Tensor:
+    """Return `MOVES` times as many points: the same, moved on by Hamiltonian Monte Carlo, which keeps their law."""
+    file = folder / "divergence-points.pt"
+    if not file.exists():
+        x, random, found = samples(folder).double(), seeded(SEED), []
+        for _ in range(MOVES):
+            x = checks.hamiltonian(checks.Field(64), x, random, rounds=2).points[-1]
+            found.append(x.float())
+        torch.save(torch.cat(found), file)
     points: torch.Tensor = torch.load(file)
     return points
 
@@ -114,20 +139,33 @@ def large_picture(tiles: torch.Tensor, random: torch.Generator) -> dict[str, tor
     }
 
 
+def points_for(loss: str, folder: Path) -> torch.Tensor:
+    """Return the points that a training sees."""
+    if loss == "divergence":
+        return fresh(folder)
+    return mirrored(pictures(folder)["points"]) if loss in MIRRORED else samples(folder)
+
+
 def train(loss: str, folder: Path, minutes: float) -> None:
     """Train until the end, or for some minutes; then store what is known."""
-    points = pictures(folder)["points"] if loss == "pictures" else samples(folder)
-    points = mirrored(points) if loss in MIRRORED else points
     net, start = checks.untrained(loss, SEED), time.monotonic()
+
+    def after_step(now: TrainingStep) -> bool:
+        if loss == "divergence":
+            checks.tie(net)
+        return time.monotonic() - start > 60 * minutes
+
     history = checks.fit(
         net,
         OTHERS.get(loss, loss),
-        points,
+        points_for(loss, folder),
         **SETTINGS[loss],
         seed=SEED,
-        callback=lambda now: time.monotonic() - start > 60 * minutes,
+        callback=after_step,
         checkpoint=str(folder / f"{loss}.checkpoint"),
     )
+    if loss == "divergence":
+        checks.tie(net)
     state = {key: value.detach() for key, value in net.named_parameters()}
     torch.save({"state": state, "seconds": history.seconds, "steps": len(history.loss)}, folder / f"{loss}.pt")
     print(loss, len(history.loss), "steps", round(history.seconds), "s", history.loss[-100:].mean(0).tolist())
@@ -148,7 +186,7 @@ def collect(folder: Path) -> None:
         arrays |= {f"{loss}/{key}": value.numpy() for key, value in found["state"].items()}
         arrays[f"{loss}/seconds"] = found["seconds"]
     drawn = pictures(folder)
-    arrays["pictures"] = len(drawn["points"])
+    arrays["fresh"], arrays["pictures"] = len(fresh(folder)), len(drawn["points"])
     arrays |= {f"pictures/{key}": drawn[key].numpy() for key in drawn if key != "points"}
     np.savez_compressed(checks.STORED, allow_pickle=False, **arrays)
 
