@@ -562,7 +562,7 @@ def tie(net: ConvIResNet, scale: float = 1.0) -> None:
     symmetries, times a scale.
     """
 
-    def mean(parameter: Tensor, dims: Sequence[int], sign: int = 1) -> None:
+    def mean(parameter: Tensor, dims: list[int], sign: int = 1) -> None:
         parameter.copy_(0.5 * (parameter + sign * parameter.flip(dims)))
 
     k, members = net.channels // 4, net.weights[0].shape[:2]
