@@ -247,6 +247,21 @@ def test_standard_variables_come_from_the_symmetric_root():
     assert gap(root @ root @ signals.best_affine(problem, PRIOR), torch.eye(2)) < 1e-10
 
 
+def test_the_prior_of_the_signals_is_a_mixture_on_a_symmetric_grid():
+    assert signals.Signals(8).grid.tolist() == [(2 * k + 1) / 16 for k in range(8)]
+    factor = torch.tensor([[1.0, 0.0], [0.7, 0.5]]).double()
+    mixture = signals.CommonCovariance([0.4, 0.6], points(2), (factor @ factor.mT).expand(2, 2, 2))
+    chosen, normal = torch.tensor([0, 1, 1, 0]), points(4)
+    assert gap(mixture._place(chosen, normal), GaussianMixture._place(mixture, chosen, normal)) < 1e-14
+
+
+def test_the_largest_distance_of_two_components_is_theirs():
+    problem = random_problem(2, 2, seeded(1), noise_std=0.5)
+    distance = float(signals.geometry(problem, PRIOR).d)
+    assert distance > 0.1
+    assert abs(signals.largest_distance(problem, PRIOR) / distance - 1) < 1e-9
+
+
 def test_off_the_diagonal_and_the_bound_of_the_rank_one_formula():
     assert float(signals.off_diagonal(torch.tensor([[1.0, 2.0], [2.0, 3.0]]))) == 2 * (4 + 4)
     problem = random_problem(2, 2, seeded(1), noise_std=0.5)
