@@ -22,29 +22,19 @@ sys.path.insert(0, str(contents.ROOT / "book"))
 import execute
 
 HEAD = """\
-import sys
 import matplotlib
-import numpy
 matplotlib.use("agg")
-sys.path.append({release!r})
-import drawn
-from invlib import drawing
-shown = drawing.show
-def keep(label, folder={folder!r}):
-    def show(figure, *options, **others):
-        figure.savefig(f"{{folder}}/{{label}}.pdf", metadata={{"CreationDate": None}})
-        numpy.savez_compressed(f"{{folder}}/{{label}}.npz", **drawn.arrays_of(figure))
-        shown(figure, *options, **others)
-    drawing.show = show
+__import__("sys").path.append({release!r})
 """
 
 
 def script_of(chapter: Path, folder: Path) -> str:
     """Return the code of a chapter, in which each figure is kept under its label."""
-    lines = [HEAD.format(folder=str(folder.resolve()), release=str(contents.ROOT / "release"))]
+    lines = [HEAD.format(release=str(contents.ROOT / "release"))]
     for cell in execute.code_cells(execute.read_text(chapter)):
         label = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
-        lines.append(f"keep({label!r})\n{cell.source}" if label else cell.source)
+        keep = f"__import__('drawn').keep({label!r}, {str(folder.resolve())!r})\n"  # whatever names a chapter uses
+        lines.append(keep + cell.source if label else cell.source)
     return "\n\n".join(lines) + "\n"
 
 

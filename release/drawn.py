@@ -16,6 +16,9 @@ from matplotlib.patches import Patch
 from matplotlib.path import Path
 from matplotlib.quiver import Quiver
 
+from invlib import drawing
+
+SHOW = drawing.show
 GAP = np.full((1, 2), np.nan)
 
 
@@ -68,3 +71,14 @@ def arrays_of(figure: Figure) -> dict[str, np.ndarray]:
 def shown(axes: Axes) -> list[Artist]:
     """Return the parts of axes that show data."""
     return [*axes.lines, *axes.collections, *axes.images, *axes.patches]
+
+
+def keep(label: str, folder: str) -> None:
+    """Let the next figure that a chapter shows go to a folder, too: as a drawing, and as arrays."""
+
+    def show(figure: Figure, *options: int, **others: int) -> None:
+        figure.savefig(f"{folder}/{label}.pdf", metadata={"CreationDate": None})
+        np.savez_compressed(f"{folder}/{label}.npz", **arrays_of(figure))
+        SHOW(figure, *options, **others)
+
+    drawing.show = show

@@ -390,6 +390,7 @@ mystnb:
 ---
 fig, ax = plt.subplots()
 ax.plot([0, 1], [0, 1])
+shown = keep = numpy = None
 drawing.show(fig)
 ```
 """
