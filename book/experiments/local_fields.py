@@ -31,7 +31,7 @@ from checks.tools import seeded  # noqa: E402
 from invlib import TrainingStep  # noqa: E402
 
 SETTINGS = {
-    "divergence": {"steps": 6000, "batch_size": 32},
+    "divergence": {"steps": 4000, "batch_size": 32},
     "plain": {"steps": 3600, "batch_size": 32},
     "reconstruction": {"steps": 500, "batch_size": 16},
     "log_det": {"steps": 100, "batch_size": 16},
