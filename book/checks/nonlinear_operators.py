@@ -887,8 +887,6 @@ class Layers:
             fall = 1e-4 * (step * gradient).sum(-1)
             for _ in range(30):
                 worse = self.objective(u + length * step, y) > now + length[..., 0] * fall
-                if not worse.any():
-                    break
                 length = torch.where(worse.unsqueeze(-1), 0.5 * length, length)
             u = u + length * step
         return u
