@@ -17,7 +17,7 @@ import PIL.Image
 from PIL import ImageChops
 
 BLANK = 0.008  # of the width: the narrowest gap between two panels
-NEAR = 0.08  # of the width: how far a cut may lie from where equal panels would meet
+NEAR = 0.1  # of the width: how far a cut may lie from where equal panels would meet
 TICKS = 0.009  # of the width: the marks of an axis, which are no labels
 LONG = 0.25  # of the height: a dark upright line of at least this length is an axis
 AXES = re.compile(r'<g id="axes_\d+">.*?<path d="M ([\d.]+) [\d.]+ ?\nL ([\d.]+)', re.DOTALL)
