@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import PIL.Image
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, SoupStrainer
 from claims import chapter_files
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -80,8 +80,8 @@ def load_formulas(app: Sphinx, page: str, template: str, context: dict[str, Any]
 
 def figures_of(page: str, chapter: str) -> tuple[str, list[Figure]]:
     """Return the title of a page and its figures, from its HTML."""
-    article = BeautifulSoup(page, "html.parser").select_one("article.bd-article")
-    if article is None or article.h1 is None:
+    article = BeautifulSoup(page, "html.parser", parse_only=SoupStrainer(["h1", "figure"]))
+    if article.h1 is None:
         raise ValueError(f"{chapter} has no title")
     for useless in article.select(".headerlink, .section-number"):
         useless.decompose()
