@@ -17,8 +17,8 @@ catches it. A fault is caught if a guard fails or does not come to an end.
 
 Each fault lives in a process of its own: a fork of one that has imported everything, in which the code of one function
 is replaced. Of each function at most `--most` faults are planted, chosen at random, always the same ones. As many more
-go into what a control of a chapter runs: they blind it, and a check that cannot see holds. Into a control itself they
-go one after the other until it catches one.
+go into what a control of a chapter runs: they blind it, and a check that cannot see holds. Into a check or control
+itself, and into what only controls run, they go one after the other until one is caught.
 
 The result, `book/state/mutation.json`, is shown by the page *State of the book*. A row holds the hash of the function
 that was examined, so that a later change is known. The command fails if too few faults are caught.
@@ -62,7 +62,7 @@ SHARED = ("checks.tools", "checks.minimizers")
 SLOWEST = 4.0  # seconds: a test of the library that takes longer guards nothing here
 BUDGET = {True: 15.0, False: 4.0}  # seconds of guards for a fault in a chapter's checks, and for any other
 MOST = 1
-TRIES = 4  # faults in a control, and as many that blind it: until one is caught
+TRIES = 4  # faults in a check or control, and as many that blind it: until one is caught
 
 Item = pytest.Item
 Row = dict[str, Any]
@@ -143,9 +143,15 @@ def watched(item: Item) -> Row:
         names = functions_run(lambda: outcome.append(outcome_of(item, None)))
         say([outcome[0], round(time.perf_counter() - start, 2), sorted(names)])
 
-    answers = list(in_a_fork(work, lambda _: 150.0))
-    outcome, seconds, names = answers[0] if answers and answers[0] != "late" else ("late", 150.0, [])
+    limit = 150.0 if guards_chapters(item.nodeid) else SLOWEST
+    answers = list(in_a_fork(work, lambda _: limit))
+    outcome, seconds, names = answers[0] if answers and answers[0] != "late" else ("late", limit, [])
     return {"outcome": outcome, "seconds": seconds, "functions": names}
+
+
+def does_not_pass(test: str, run: Row) -> bool:
+    """Whether a test fails, or a check does not come to an end; a test of the library may only take too long."""
+    return run["outcome"] == "failed" or (run["outcome"] == "late" and guards_chapters(test))
 
 
 def watch_all(items: list[Item], known: dict[str, Row], until: float) -> dict[str, Row]:
@@ -249,25 +255,27 @@ def measure_tolerances(runs: dict[str, Row], items: dict[str, Item], until: floa
 # All of it
 
 
-def is_control(function: str) -> bool:
-    """Whether a function is the control of a statement."""
-    return ":control_" in function
+def is_tried(function: str, guards: list[str]) -> bool:
+    """Whether faults go into a function until one is caught: a check, a control, and what only controls run."""
+    only_controls = is_chapter(function) and bool(guards) and all(".control_" in guard for guard in guards)
+    return ":check_" in function or ":control_" in function or only_controls
 
 
 def chosen_faults(function: str, most: int, guards: list[str]) -> list[Fault]:
     """Return at most so many faults of a function: always the same ones, and more of them for a larger number.
 
-    As many more make it blind, if a control of a chapter guards it. For a control itself they are those that are
-    planted until one is caught.
+    As many more make it blind, if a control of a chapter guards it. Of a function that is tried they are those that
+    are planted until one is caught.
     """
     has_control = is_chapter(function) and any(".control_" in guard for guard in guards)
-    most = max(most, TRIES) if is_control(function) else most
+    tried = is_tried(function, guards)
+    most = max(most, TRIES) if tried else most
     chosen = []
     for blindness in (False, True)[: 1 + has_control]:
         faults = list(faults_of(function, blindness))
         random.Random(function).shuffle(faults)
         chosen.append(faults[:most])
-    order = itertools.chain.from_iterable(itertools.zip_longest(*chosen) if is_control(function) else chosen)
+    order = itertools.chain.from_iterable(itertools.zip_longest(*chosen) if tried else chosen)
     return [fault for fault in order if fault]
 
 
@@ -291,7 +299,7 @@ class Mutation:
                 break
             here = {name: run for name, run in runs.items() if name in items}
             self.examine_part(here, items, whole=tests is session.items)
-        for name in (name for name, run in runs.items() if run["outcome"] in ("failed", "late")):
+        for name in (name for name, run in runs.items() if does_not_pass(name, run)):
             print(f"fails in a process of its own, and guards nothing here: {name}")
         return True
 
@@ -308,7 +316,8 @@ class Mutation:
                 print("out of time; --again goes on")
                 break
             chosen = chosen_faults(function, self.most, plans[function])
-            if blindness and (is_control(function) or not any(fault.blinds for fault in chosen)):
+            tried = is_tried(function, plans[function])
+            if blindness and (tried or not any(fault.blinds for fault in chosen)):
                 continue
             known = examined.get(function) if blindness or self.which in ("again", "missed") else None
             entry = self.examine(chosen, blindness, plans[function], runs, items, known)
@@ -352,15 +361,15 @@ class Mutation:
     ) -> Row:
         """Plant the faults of a function of which it is not known what became of them; blindness only on demand."""
         function = chosen[0].function
-        every, source = is_chapter(function), source_hash(function)
+        every, source, tried = is_chapter(function), source_hash(function), is_tried(function, guards)
         seconds = [runs[name]["seconds"] for name in guards]
         stay = {row["change"]: row for row in known["faults"]} if known and known["source"] == source else {}
         rows = []
         for fault in chosen:
             row = stay.get(fault.change)
-            if is_control(function) and rows and rows[-1]["caught"]:
+            if tried and any(each["caught"] for each in rows):
                 break
-            if row is None and fault.blinds > blindness and not is_control(function):
+            if row is None and fault.blinds > blindness and not tried:
                 continue
             if row is None or (self.which == "missed" and not row["caught"] and fault.blinds == blindness):
                 caught = verdicts(fault, [items[name] for name in guards], seconds, every)
@@ -375,7 +384,7 @@ def is_current(function: str, entry: Row | None, most: int, guards: list[str]) -
     if entry is None or entry["source"] != source_hash(function):
         return False
     rows, chosen = entry["faults"], chosen_faults(function, most, guards)
-    enough = len(rows) == len(chosen) or (is_control(function) and rows and rows[-1]["caught"])
+    enough = len(rows) == len(chosen) or (is_tried(function, guards) and any(row["caught"] for row in rows))
     return bool(enough) and all(row["change"] == fault.change for row, fault in zip(rows, chosen, strict=False))
 
 
