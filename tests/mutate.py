@@ -7,7 +7,7 @@ Usage::
     python tests/mutate.py --again                what is new or has changed since
     python tests/mutate.py --missed               where a fault was neither caught nor explained
     python tests/mutate.py --tolerances           no faults: only how wide the tolerances of the checks are
-    python tests/mutate.py --minutes 5            stop after five minutes; --again goes on from there
+    python tests/mutate.py --minutes 5            stop after five minutes; --again, or --tolerances, goes on from there
 
 The faults (see `faults`) are planted in `invlib`, and in the functions of `checks` that a check or control runs. The
 guards of a function are those tests of the library and of formulas, and those checks and controls, each a test of
@@ -55,6 +55,7 @@ from tolerances import measure, tolerances_of  # noqa: E402
 
 TOLERANCES = RESULTS.with_name("tolerances.json")
 RUNS = ROOT / "_build" / "mutation.json"  # which functions each test runs, kept for --again
+SLACKS = ROOT / "_build" / "tolerances.json"  # what each check or control met, while --tolerances is not through
 FOLDERS = {str(ROOT / "invlib"): "invlib", str(ROOT / "book" / "checks"): "checks"}
 
 SHARED = ("checks.tools", "checks.minimizers")
@@ -234,19 +235,28 @@ def verdicts(fault: Fault, guards: list[Item], seconds: list[float], every: bool
 
 def measure_tolerances(runs: dict[str, Row], items: dict[str, Item], until: float) -> None:
     """Store the least slack of each tolerance that the checks and controls meet."""
-    known, least = set(functions()), dict[tuple[str, str], float]()
-    for name in (name for name in items if "test_it_holds[" in name):
+    known = set(functions())
+    met = json.loads(SLACKS.read_text(encoding="utf-8")) if SLACKS.exists() else {}
+    for name in (name for name in items if "test_it_holds[" in name and name not in met):
         if time.monotonic() > until:
-            print("out of time; no tolerances stored")
+            SLACKS.write_text(json.dumps(met), encoding="utf-8")
+            print("out of time; --tolerances goes on")
             return
         run = [function for function in runs[name]["functions"] if function in known and tolerances_of(function)]
 
         def work(say: Callable[[object], object], run: list[str] = run, item: Item = items[name]) -> None:
             say(measure(run, lambda: outcome_of(item, None)))
 
-        for found in in_a_fork(work, lambda _: 150.0) if run else ():
-            for function, line, slack in found if found != "late" else ():
-                least[function, line] = min(least.get((function, line), slack), slack)
+        met[name] = list(in_a_fork(work, lambda _: 150.0)) if run else []
+    SLACKS.unlink(missing_ok=True)
+    store_tolerances(list(met.values()))
+
+
+def store_tolerances(words: list[list[Any]]) -> None:
+    """Store the least slack of each tolerance of all that was said."""
+    least: dict[tuple[str, str], float] = {}
+    for function, line, slack in (row for word in words for found in word if found != "late" for row in found):
+        least[function, line] = min(least.get((function, line), slack), slack)
     rows = [[*key, None if least[key] == math.inf else float(f"{least[key]:.3g}")] for key in sorted(least)]
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     TOLERANCES.write_text(f'{{"tolerances": [\n{lines}\n]}}\n', encoding="utf-8", newline="\n")
@@ -299,6 +309,8 @@ class Mutation:
                 break
             here = {name: run for name, run in runs.items() if name in items}
             self.examine_part(here, items, whole=tests is session.items)
+            if self.which == "tolerances":
+                break
         for name in (name for name, run in runs.items() if does_not_pass(name, run)):
             print(f"fails in a process of its own, and guards nothing here: {name}")
         return True
