@@ -28,6 +28,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import hashlib
 import itertools
 import json
 import math
@@ -56,7 +58,8 @@ from tolerances import measure, tolerances_of  # noqa: E402
 TOLERANCES = RESULTS.with_name("tolerances.json")
 RUNS = ROOT / "_build" / "mutation.json"  # which functions each test runs, kept for --again
 SLACKS = ROOT / "_build" / "tolerances.json"  # what each check or control met, while --tolerances is not through
-FOLDERS = {str(ROOT / "invlib"): "invlib", str(ROOT / "book" / "checks"): "checks"}
+FOLDER_OF_CHECKS = ROOT / "book" / "checks"
+FOLDERS = {str(ROOT / "invlib"): "invlib", str(FOLDER_OF_CHECKS): "checks"}
 
 SHARED = ("checks.tools", "checks.minimizers")
 
@@ -136,6 +139,20 @@ def functions_run(call: Callable[[], object]) -> set[str]:
     return found
 
 
+def source_of(test: str) -> str:
+    """Return a hash of the file of a test; of a check or control, of its chapter's module."""
+    file, _, name = test.partition("::")
+    chapter = name.partition("[")[2].partition(".")[0]
+    path = FOLDER_OF_CHECKS / f"{chapter}.py" if "test_it_holds[" in test else ROOT / file
+    return file_hash(path)
+
+
+@functools.cache
+def file_hash(path: Path) -> str:
+    """Return a hash of a file; nothing if there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else ""
+
+
 def watched(item: Item) -> Row:
     """Run a test in a fork; return its outcome, its seconds, and the functions that it runs."""
 
@@ -147,7 +164,7 @@ def watched(item: Item) -> Row:
     limit = 150.0 if guards_chapters(item.nodeid) else SLOWEST
     answers = list(in_a_fork(work, lambda _: limit))
     outcome, seconds, names = answers[0] if answers and answers[0] != "late" else ("late", limit, [])
-    return {"outcome": outcome, "seconds": seconds, "functions": names}
+    return {"source": source_of(item.nodeid), "outcome": outcome, "seconds": seconds, "functions": names}
 
 
 def does_not_pass(test: str, run: Row) -> bool:
@@ -156,8 +173,8 @@ def does_not_pass(test: str, run: Row) -> bool:
 
 
 def watch_all(items: list[Item], known: dict[str, Row], until: float) -> dict[str, Row]:
-    """Return what each test runs, as far as the time allows."""
-    runs = dict(known)
+    """Return what each test runs, as far as the time allows; what was known of it is taken if its file is the same."""
+    runs = {name: run for name, run in known.items() if run.get("source") == source_of(name)}
     for item in items:
         if item.nodeid not in runs and time.monotonic() < until:
             runs[item.nodeid] = watched(item)
