@@ -12,8 +12,8 @@ Usage::
 The faults (see `faults`) are planted in `invlib`, and in the functions of `checks` that a check or control runs. The
 guards of a function are those tests of the library and of formulas, and those checks and controls, each a test of
 `test_checks.py`, that run it. A fault in a chapter's checks meets all the checks and controls of that chapter that run
-the function; any other fault meets its guards one after the other, quick ones that run little else first, until one
-catches it. A fault is caught if a guard fails or does not come to an end.
+the function; any other fault meets its guards one after the other, the tests of its own module and quick ones that run
+little else first, until one catches it. A fault is caught if a guard fails or does not come to an end.
 
 Each fault lives in a process of its own: a fork of one that has imported everything, in which the code of one function
 is replaced. Of each function at most `--most` faults are planted, chosen at random, always the same ones. As many more
@@ -65,6 +65,7 @@ SHARED = ("checks.tools", "checks.minimizers")
 
 SLOWEST = 4.0  # seconds: a test of the library that takes longer guards nothing here
 BUDGET = {True: 15.0, False: 4.0}  # seconds of guards for a fault in a chapter's checks, and for any other
+LONGER = 8  # times as long where a fault was missed
 MOST = 1
 TRIES = 4  # faults in a check or control, and as many that blind it: until one is caught
 
@@ -214,7 +215,8 @@ def guards_of(function: str, runs: dict[str, Row], longer: float = 1.0) -> list[
     else:
         found = [name for name in found if runs[name]["seconds"] < SLOWEST]
     cost = {name: (runs[name]["seconds"] + 0.01) * len(runs[name]["functions"]) for name in found}
-    order = sorted(found, key=lambda name: (".control_" in name, cost[name]))
+    of_module = f"tests/test_invlib_{own}.py"
+    order = sorted(found, key=lambda name: (".control_" in name, not name.startswith(of_module), cost[name]))
     most = longer * BUDGET[is_chapter(function)]
     until = itertools.accumulate(runs[name]["seconds"] for name in order)
     return [name for number, (name, end) in enumerate(zip(order, until, strict=True)) if end < most or not number]
@@ -363,7 +365,7 @@ class Mutation:
 
     def plans(self, runs: dict[str, Row]) -> dict[str, list[str]]:
         """Return the guards of each function that can have a fault; what only controls run comes last."""
-        longer = 2 if self.which == "missed" else 1
+        longer = LONGER if self.which == "missed" else 1
         found = {name: guards_of(name, runs, longer) for name in functions()}
         found = {name: guards for name, guards in found.items() if chosen_faults(name, 1, guards)}
         idle = {name for name, guards in found.items() if is_chapter(name) and not guards}
