@@ -113,7 +113,6 @@ class Shear(InvertibleNetwork):
         return torch.stack([z[..., 0] - 4 * torch.tanh(z[..., 1]), z[..., 1]], dim=-1)
 
 
-@pytest.mark.filterwarnings("ignore:You are using `torch.load`:FutureWarning")  # torch 2.4, of its own unpickling
 def test_a_covariance_that_is_not_positive_definite_is_an_error_that_names_the_points():
     """At y = 0 the matrix is [[1, -2], [-2, 1]] delta^2, with the eigenvalue -delta^2; at y = 3 it is the identity."""
     problem = LinearProblem(torch.eye(2), 0.5)

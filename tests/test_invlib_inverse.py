@@ -201,7 +201,6 @@ def test_a_solution_beyond_the_range_of_single_precision_is_an_error():
     assert bool(torch.isfinite(net.inverse(z.double())).all())
 
 
-@pytest.mark.filterwarnings("ignore:You are using `torch.load`:FutureWarning")  # torch 2.4, of its own unpickling
 def test_an_inversion_error_survives_pickle():
     net = saturated(2, 0.97)
     with pytest.raises(invlib.InversionError) as error:
