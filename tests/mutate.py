@@ -65,7 +65,7 @@ SHARED = ("checks.tools", "checks.minimizers")
 
 SLOWEST = 4.0  # seconds: a test of the library that takes longer guards nothing here
 BUDGET = {True: 15.0, False: 4.0}  # seconds of guards for a fault in a chapter's checks, and for any other
-LONGER = 8  # times as long where a fault was missed
+LONGER = 8  # times as long for another fault that was missed
 MOST = 1
 TRIES = 4  # faults in a check or control, and as many that blind it: until one is caught
 
@@ -217,7 +217,7 @@ def guards_of(function: str, runs: dict[str, Row], longer: float = 1.0) -> list[
     cost = {name: (runs[name]["seconds"] + 0.01) * len(runs[name]["functions"]) for name in found}
     of_module = f"tests/test_invlib_{own}.py"
     order = sorted(found, key=lambda name: (".control_" in name, not name.startswith(of_module), cost[name]))
-    most = longer * BUDGET[is_chapter(function)]
+    most = BUDGET[True] if is_chapter(function) else longer * BUDGET[False]
     until = itertools.accumulate(runs[name]["seconds"] for name in order)
     return [name for number, (name, end) in enumerate(zip(order, until, strict=True)) if end < most or not number]
 
@@ -392,9 +392,9 @@ class Mutation:
     ) -> Row:
         """Plant the faults of a function of which it is not known what became of them; blindness only on demand."""
         function = chosen[0].function
-        every, source, tried = is_chapter(function), source_hash(function), is_tried(function, guards)
+        every, tried = is_chapter(function), is_tried(function, guards)
         seconds = [runs[name]["seconds"] for name in guards]
-        stay = {row["change"]: row for row in known["faults"]} if known and known["source"] == source else {}
+        stay = {row["change"]: row for row in known["faults"]} if known and has_met(function, known, guards) else {}
         rows = []
         for fault in chosen:
             row = stay.get(fault.change)
@@ -407,12 +407,18 @@ class Mutation:
                 row = {"kind": fault.kind, "line": fault.line, "change": fault.change, "caught": caught}
             rows.append(row)
         shown = [short_name(name) for name in guards] if every else len(guards)
-        return {"source": source, "guards": shown, "faults": rows}
+        return {"source": source_hash(function), "guards": shown, "faults": rows}
+
+
+def has_met(function: str, entry: Row, guards: list[str]) -> bool:
+    """Whether a function is what it was when it was examined, and in a chapter has the guards that it had."""
+    same = not is_chapter(function) or set(entry["guards"]) == {short_name(name) for name in guards}
+    return same and bool(entry["source"] == source_hash(function))
 
 
 def is_current(function: str, entry: Row | None, most: int, guards: list[str]) -> bool:
     """Whether a function is what it was when it was examined, and would get the same faults."""
-    if entry is None or entry["source"] != source_hash(function):
+    if entry is None or not has_met(function, entry, guards):
         return False
     rows, chosen = entry["faults"], chosen_faults(function, most, guards)
     enough = len(rows) == len(chosen) or (is_tried(function, guards) and any(row["caught"] for row in rows))
