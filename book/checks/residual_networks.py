@@ -407,7 +407,7 @@ def check_rn_budget() -> dict[str, float]:
 def control_rn_budget() -> dict[str, float]:
     """Broken: the limit on each layer. With the same product and |W_1| = 20 the proof's branch bends more than 4.
 
-    Quotients of Jacobians and second derivatives at random points find most of it.
+    Quotients of Jacobians and second derivatives at random points find most of it, and no more.
     """
     steep = 20.0
     branch = corner((steep, 1.0, LIPSCHITZ / steep))
@@ -415,7 +415,8 @@ def control_rn_budget() -> dict[str, float]:
     second = float(hessian(torch.zeros(1, dtype=torch.float64)).squeeze())
     assert abs(second - math.sqrt(2) * LIPSCHITZ * steep) < 1e-9  # the number of the proof
     assert second > 4
-    assert min(largest_bends(branch, 1, seeded(5))) > 0.9 * second
+    found = largest_bends(branch, 1, seeded(5))
+    assert 0.9 * second < min(found) <= max(found) < 1.001 * second
     return {"first": steep, "product": second}
 
 
