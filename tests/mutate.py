@@ -17,8 +17,8 @@ little else first, until one catches it. A fault is caught if a guard fails or d
 
 Each fault lives in a process of its own: a fork of one that has imported everything, in which the code of one function
 is replaced. Of each function at most `--most` faults are planted, chosen at random, always the same ones. As many more
-go into what a control of a chapter runs: they blind it, and a check that cannot see holds. Into a check or control
-itself, and into what only controls run, they go one after the other until one is caught.
+go into what a control of a chapter runs: they blind it, and a check that cannot see holds. Into a check that no control
+runs, and into what only controls run, they go one after the other until one is caught.
 
 The result, `book/state/mutation.json`, is shown by the page *State of the book*. A row holds the hash of the function
 that was examined, so that a later change is known. The command fails if too few faults are caught.
@@ -285,9 +285,10 @@ def store_tolerances(words: list[list[Any]]) -> None:
 
 
 def is_tried(function: str, guards: list[str]) -> bool:
-    """Whether faults go into a function until one is caught: a check, a control, and what only controls run."""
-    only_controls = is_chapter(function) and bool(guards) and all(".control_" in guard for guard in guards)
-    return ":check_" in function or ":control_" in function or only_controls
+    """Whether faults go into a function until one is caught: what only controls run, and a check that none runs."""
+    controls = [guard for guard in guards if ".control_" in guard]
+    only_controls = is_chapter(function) and bool(controls) and len(controls) == len(guards)
+    return only_controls or (":check_" in function and not controls)
 
 
 def chosen_faults(function: str, most: int, guards: list[str]) -> list[Fault]:
