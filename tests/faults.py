@@ -4,8 +4,8 @@ A *site* is an expression of a function in which a fault can sit. Faults go into
 computation: a statement that holds for every prior holds for another random prior, too. So none is planted in
 
 - assertions, errors, messages, annotations, defaults, indices, seeds, and arguments of what makes inputs (`INPUTS`);
-- in the checks, a statement that draws random numbers, and a helper that is called `random_...`, takes a `generator`,
-  or makes a prior, a problem or a network of numbers alone: it makes inputs;
+- in the checks, a statement that draws random numbers, and a helper that makes inputs: it is called `random_...`, takes
+  a `generator` and returns more than numbers, or makes a prior, a problem or a network of numbers alone;
 - in a check or control, the numbers that it returns: they are for the text of the page.
 
 A tolerance that is too large is no fault that a test of the same computation could find: see `tolerances`.
@@ -300,10 +300,18 @@ def makes_inputs(function: str) -> bool:
     if not module.startswith("checks.") or name.startswith(("check_", "control_")):
         return False
     arguments = [*node.args.args, *node.args.kwonlyargs]
-    if name.startswith("random_") or any(each.arg == "generator" for each in arguments):
+    if name.startswith("random_"):
         return True
+    if any(each.arg == "generator" for each in arguments):
+        return not returns_numbers(node)
     builds = node.returns is not None and any(kind in ast.unparse(node.returns) for kind in BUILT)
     return builds and not any(kind in ast.unparse(a.annotation) for a in arguments for kind in TAKEN if a.annotation)
+
+
+def returns_numbers(node: ast.FunctionDef) -> bool:
+    """Whether a function returns numbers alone, or nothing because it asserts."""
+    kinds = {each.id for each in ast.walk(node.returns) if isinstance(each, ast.Name)} if node.returns else set()
+    return node.name != "__init__" and kinds <= {"tuple", "list", "dict", "str", "float", "int", "Numbers"}
 
 
 @functools.cache

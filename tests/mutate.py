@@ -7,18 +7,18 @@ Usage::
     python tests/mutate.py --again                what is new or has changed since
     python tests/mutate.py --missed               where a fault was neither caught nor explained
     python tests/mutate.py --tolerances           no faults: only how wide the tolerances of the checks are
-    python tests/mutate.py --minutes 5            stop after five minutes; --again goes on from there
+    python tests/mutate.py --minutes 5            stop after five minutes; --again, or --tolerances, goes on from there
 
 The faults (see `faults`) are planted in `invlib`, and in the functions of `checks` that a check or control runs. The
 guards of a function are those tests of the library and of formulas, and those checks and controls, each a test of
 `test_checks.py`, that run it. A fault in a chapter's checks meets all the checks and controls of that chapter that run
-the function; any other fault meets its guards one after the other, quick ones that run little else first, until one
-catches it. A fault is caught if a guard fails or does not come to an end.
+the function; any other fault meets its guards one after the other, the tests of its own module and quick ones that run
+little else first, until one catches it. A fault is caught if a guard fails or does not come to an end.
 
 Each fault lives in a process of its own: a fork of one that has imported everything, in which the code of one function
 is replaced. Of each function at most `--most` faults are planted, chosen at random, always the same ones. As many more
-go into what a control of a chapter runs: they blind it, and a check that cannot see holds. Into a control itself they
-go one after the other until it catches one.
+go into what a control of a chapter runs: they blind it, and a check that cannot see holds. Into a check that no control
+runs, and into what only controls run, they go one after the other until one is caught.
 
 The result, `book/state/mutation.json`, is shown by the page *State of the book*. A row holds the hash of the function
 that was examined, so that a later change is known. The command fails if too few faults are caught.
@@ -28,6 +28,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import hashlib
 import itertools
 import json
 import math
@@ -55,14 +57,17 @@ from tolerances import measure, tolerances_of  # noqa: E402
 
 TOLERANCES = RESULTS.with_name("tolerances.json")
 RUNS = ROOT / "_build" / "mutation.json"  # which functions each test runs, kept for --again
-FOLDERS = {str(ROOT / "invlib"): "invlib", str(ROOT / "book" / "checks"): "checks"}
+SLACKS = ROOT / "_build" / "tolerances.json"  # what each check or control met, while --tolerances is not through
+FOLDER_OF_CHECKS = ROOT / "book" / "checks"
+FOLDERS = {str(ROOT / "invlib"): "invlib", str(FOLDER_OF_CHECKS): "checks"}
 
 SHARED = ("checks.tools", "checks.minimizers")
 
 SLOWEST = 4.0  # seconds: a test of the library that takes longer guards nothing here
 BUDGET = {True: 15.0, False: 4.0}  # seconds of guards for a fault in a chapter's checks, and for any other
+LONGER = 8  # times as long for another fault that was missed
 MOST = 1
-TRIES = 4  # faults in a control, and as many that blind it: until one is caught
+TRIES = 4  # faults in a check or control, and as many that blind it: until one is caught
 
 Item = pytest.Item
 Row = dict[str, Any]
@@ -135,6 +140,20 @@ def functions_run(call: Callable[[], object]) -> set[str]:
     return found
 
 
+def source_of(test: str) -> str:
+    """Return a hash of the file of a test; of a check or control, of its chapter's module."""
+    file, _, name = test.partition("::")
+    chapter = name.partition("[")[2].partition(".")[0]
+    path = FOLDER_OF_CHECKS / f"{chapter}.py" if "test_it_holds[" in test else ROOT / file
+    return file_hash(path)
+
+
+@functools.cache
+def file_hash(path: Path) -> str:
+    """Return a hash of a file; nothing if there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else ""
+
+
 def watched(item: Item) -> Row:
     """Run a test in a fork; return its outcome, its seconds, and the functions that it runs."""
 
@@ -143,14 +162,20 @@ def watched(item: Item) -> Row:
         names = functions_run(lambda: outcome.append(outcome_of(item, None)))
         say([outcome[0], round(time.perf_counter() - start, 2), sorted(names)])
 
-    answers = list(in_a_fork(work, lambda _: 150.0))
-    outcome, seconds, names = answers[0] if answers and answers[0] != "late" else ("late", 150.0, [])
-    return {"outcome": outcome, "seconds": seconds, "functions": names}
+    limit = 150.0 if guards_chapters(item.nodeid) else SLOWEST
+    answers = list(in_a_fork(work, lambda _: limit))
+    outcome, seconds, names = answers[0] if answers and answers[0] != "late" else ("late", limit, [])
+    return {"source": source_of(item.nodeid), "outcome": outcome, "seconds": seconds, "functions": names}
+
+
+def does_not_pass(test: str, run: Row) -> bool:
+    """Whether a test fails, or a check does not come to an end; a test of the library may only take too long."""
+    return run["outcome"] == "failed" or (run["outcome"] == "late" and guards_chapters(test))
 
 
 def watch_all(items: list[Item], known: dict[str, Row], until: float) -> dict[str, Row]:
-    """Return what each test runs, as far as the time allows."""
-    runs = dict(known)
+    """Return what each test runs, as far as the time allows; what was known of it is taken if its file is the same."""
+    runs = {name: run for name, run in known.items() if run.get("source") == source_of(name)}
     for item in items:
         if item.nodeid not in runs and time.monotonic() < until:
             runs[item.nodeid] = watched(item)
@@ -190,8 +215,9 @@ def guards_of(function: str, runs: dict[str, Row], longer: float = 1.0) -> list[
     else:
         found = [name for name in found if runs[name]["seconds"] < SLOWEST]
     cost = {name: (runs[name]["seconds"] + 0.01) * len(runs[name]["functions"]) for name in found}
-    order = sorted(found, key=lambda name: (".control_" in name, cost[name]))
-    most = longer * BUDGET[is_chapter(function)]
+    of_module = f"tests/test_invlib_{own}.py"
+    order = sorted(found, key=lambda name: (".control_" in name, not name.startswith(of_module), cost[name]))
+    most = BUDGET[True] if is_chapter(function) else longer * BUDGET[False]
     until = itertools.accumulate(runs[name]["seconds"] for name in order)
     return [name for number, (name, end) in enumerate(zip(order, until, strict=True)) if end < most or not number]
 
@@ -228,19 +254,28 @@ def verdicts(fault: Fault, guards: list[Item], seconds: list[float], every: bool
 
 def measure_tolerances(runs: dict[str, Row], items: dict[str, Item], until: float) -> None:
     """Store the least slack of each tolerance that the checks and controls meet."""
-    known, least = set(functions()), dict[tuple[str, str], float]()
-    for name in (name for name in items if "test_it_holds[" in name):
+    known = set(functions())
+    met = json.loads(SLACKS.read_text(encoding="utf-8")) if SLACKS.exists() else {}
+    for name in (name for name in items if "test_it_holds[" in name and name not in met):
         if time.monotonic() > until:
-            print("out of time; no tolerances stored")
+            SLACKS.write_text(json.dumps(met), encoding="utf-8")
+            print("out of time; --tolerances goes on")
             return
         run = [function for function in runs[name]["functions"] if function in known and tolerances_of(function)]
 
         def work(say: Callable[[object], object], run: list[str] = run, item: Item = items[name]) -> None:
             say(measure(run, lambda: outcome_of(item, None)))
 
-        for found in in_a_fork(work, lambda _: 150.0) if run else ():
-            for function, line, slack in found if found != "late" else ():
-                least[function, line] = min(least.get((function, line), slack), slack)
+        met[name] = list(in_a_fork(work, lambda _: 150.0)) if run else []
+    SLACKS.unlink(missing_ok=True)
+    store_tolerances(list(met.values()))
+
+
+def store_tolerances(words: list[list[Any]]) -> None:
+    """Store the least slack of each tolerance of all that was said."""
+    least: dict[tuple[str, str], float] = {}
+    for function, line, slack in (row for word in words for found in word if found != "late" for row in found):
+        least[function, line] = min(least.get((function, line), slack), slack)
     rows = [[*key, None if least[key] == math.inf else float(f"{least[key]:.3g}")] for key in sorted(least)]
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     TOLERANCES.write_text(f'{{"tolerances": [\n{lines}\n]}}\n', encoding="utf-8", newline="\n")
@@ -249,25 +284,28 @@ def measure_tolerances(runs: dict[str, Row], items: dict[str, Item], until: floa
 # All of it
 
 
-def is_control(function: str) -> bool:
-    """Whether a function is the control of a statement."""
-    return ":control_" in function
+def is_tried(function: str, guards: list[str]) -> bool:
+    """Whether faults go into a function until one is caught: what only controls run, and a check that none runs."""
+    controls = [guard for guard in guards if ".control_" in guard]
+    only_controls = is_chapter(function) and bool(controls) and len(controls) == len(guards)
+    return only_controls or (":check_" in function and not controls)
 
 
 def chosen_faults(function: str, most: int, guards: list[str]) -> list[Fault]:
     """Return at most so many faults of a function: always the same ones, and more of them for a larger number.
 
-    As many more make it blind, if a control of a chapter guards it. For a control itself they are those that are
-    planted until one is caught.
+    As many more make it blind, if a control of a chapter guards it. Of a function that is tried they are those that
+    are planted until one is caught.
     """
     has_control = is_chapter(function) and any(".control_" in guard for guard in guards)
-    most = max(most, TRIES) if is_control(function) else most
+    tried = is_tried(function, guards)
+    most = max(most, TRIES) if tried else most
     chosen = []
     for blindness in (False, True)[: 1 + has_control]:
         faults = list(faults_of(function, blindness))
         random.Random(function).shuffle(faults)
         chosen.append(faults[:most])
-    order = itertools.chain.from_iterable(itertools.zip_longest(*chosen) if is_control(function) else chosen)
+    order = itertools.chain.from_iterable(itertools.zip_longest(*chosen) if tried else chosen)
     return [fault for fault in order if fault]
 
 
@@ -291,7 +329,9 @@ class Mutation:
                 break
             here = {name: run for name, run in runs.items() if name in items}
             self.examine_part(here, items, whole=tests is session.items)
-        for name in (name for name, run in runs.items() if run["outcome"] in ("failed", "late")):
+            if self.which == "tolerances":
+                break
+        for name in (name for name, run in runs.items() if does_not_pass(name, run)):
             print(f"fails in a process of its own, and guards nothing here: {name}")
         return True
 
@@ -308,7 +348,8 @@ class Mutation:
                 print("out of time; --again goes on")
                 break
             chosen = chosen_faults(function, self.most, plans[function])
-            if blindness and (is_control(function) or not any(fault.blinds for fault in chosen)):
+            tried = is_tried(function, plans[function])
+            if blindness and (tried or not any(fault.blinds for fault in chosen)):
                 continue
             known = examined.get(function) if blindness or self.which in ("again", "missed") else None
             entry = self.examine(chosen, blindness, plans[function], runs, items, known)
@@ -325,7 +366,7 @@ class Mutation:
 
     def plans(self, runs: dict[str, Row]) -> dict[str, list[str]]:
         """Return the guards of each function that can have a fault; what only controls run comes last."""
-        longer = 2 if self.which == "missed" else 1
+        longer = LONGER if self.which == "missed" else 1
         found = {name: guards_of(name, runs, longer) for name in functions()}
         found = {name: guards for name, guards in found.items() if chosen_faults(name, 1, guards)}
         idle = {name for name, guards in found.items() if is_chapter(name) and not guards}
@@ -352,30 +393,36 @@ class Mutation:
     ) -> Row:
         """Plant the faults of a function of which it is not known what became of them; blindness only on demand."""
         function = chosen[0].function
-        every, source = is_chapter(function), source_hash(function)
+        every, tried = is_chapter(function), is_tried(function, guards)
         seconds = [runs[name]["seconds"] for name in guards]
-        stay = {row["change"]: row for row in known["faults"]} if known and known["source"] == source else {}
+        stay = {row["change"]: row for row in known["faults"]} if known and has_met(function, known, guards) else {}
         rows = []
         for fault in chosen:
             row = stay.get(fault.change)
-            if is_control(function) and rows and rows[-1]["caught"]:
+            if tried and any(each["caught"] for each in rows):
                 break
-            if row is None and fault.blinds > blindness and not is_control(function):
+            if row is None and fault.blinds > blindness and not tried:
                 continue
             if row is None or (self.which == "missed" and not row["caught"] and fault.blinds == blindness):
                 caught = verdicts(fault, [items[name] for name in guards], seconds, every)
                 row = {"kind": fault.kind, "line": fault.line, "change": fault.change, "caught": caught}
             rows.append(row)
         shown = [short_name(name) for name in guards] if every else len(guards)
-        return {"source": source, "guards": shown, "faults": rows}
+        return {"source": source_hash(function), "guards": shown, "faults": rows}
+
+
+def has_met(function: str, entry: Row, guards: list[str]) -> bool:
+    """Whether a function is what it was when it was examined, and in a chapter has the guards that it had."""
+    same = not is_chapter(function) or set(entry["guards"]) == {short_name(name) for name in guards}
+    return same and bool(entry["source"] == source_hash(function))
 
 
 def is_current(function: str, entry: Row | None, most: int, guards: list[str]) -> bool:
     """Whether a function is what it was when it was examined, and would get the same faults."""
-    if entry is None or entry["source"] != source_hash(function):
+    if entry is None or not has_met(function, entry, guards):
         return False
     rows, chosen = entry["faults"], chosen_faults(function, most, guards)
-    enough = len(rows) == len(chosen) or (is_control(function) and rows and rows[-1]["caught"])
+    enough = len(rows) == len(chosen) or (is_tried(function, guards) and any(row["caught"] for row in rows))
     return bool(enough) and all(row["change"] == fault.change for row, fault in zip(rows, chosen, strict=False))
 
 

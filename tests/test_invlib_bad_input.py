@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import invlib
-from invlib import DensityPrior, GaussianMixture, IResNet, LinearProblem, LogisticPrior
+from invlib import DensityPrior, GaussianMixture, IResNet, LinearProblem, LogisticPrior, Prior
 from invlib.activations import Activation
 from invlib.testproblems import epsilon_problem, two_bumps
 
@@ -138,8 +138,8 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
     "scales matrix": ("scales", lambda: LogisticPrior([[1.0]])),
     "scales empty": ("scales", lambda: LogisticPrior([])),
     "scales nan": ("scales", lambda: LogisticPrior([NAN])),
-    "box upside down": ("lower", lambda: DensityPrior(DENSITY.log_density, [1.0], [-1.0])),
-    "box empty": ("lower", lambda: DensityPrior(DENSITY.log_density, [-1.0, 2.0], [1.0, 2.0])),
+    "box upside down": ("lower must be below upper", lambda: DensityPrior(DENSITY.log_density, [1.0], [-1.0])),
+    "box empty": ("lower must be below upper", lambda: DensityPrior(DENSITY.log_density, [-1.0, 2.0], [1.0, 2.0])),
     "box of different corners": ("lower", lambda: DensityPrior(DENSITY.log_density, [-1.0], [1.0, 1.0])),
     "box of three dimensions": ("lower", lambda: DensityPrior(DENSITY.log_density, [-9.0] * 3, [9.0] * 3)),
     "box of no dimension": ("lower", lambda: DensityPrior(DENSITY.log_density, -9.0, 9.0)),
@@ -147,6 +147,9 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
     "box infinite": ("upper", lambda: DensityPrior(DENSITY.log_density, [-9.0], [INF])),
     "box text": ("upper", lambda: DensityPrior(DENSITY.log_density, [-9.0], "far")),
     "box that cuts": ("lower and upper", lambda: DensityPrior(DENSITY.log_density, [-1.0], [1.0])),
+    "score no function": ("score", lambda: Prior.from_log_density(2, DENSITY.log_density, score=X)),
+    "sample no function": ("sample", lambda: Prior.from_log_density(2, DENSITY.log_density, sample=3)),
+    "distribution of another kind": ("distribution must be a torch", lambda: Prior.from_distribution(PRIOR)),
     "epsilon_problem epsilon": ("epsilon", lambda: epsilon_problem(0.0, 0.1)),
     "epsilon_problem noise_std": ("noise_std", lambda: epsilon_problem(0.5, -0.1)),
     "epsilon_problem angle": ("angle", lambda: epsilon_problem(0.5, 0.1, angle=float("nan"))),

@@ -61,6 +61,11 @@ def test_reported_residual_is_the_true_one_and_meets_the_tolerance(lipschitz, to
     assert solution.tol == tol
 
 
+def test_near_zero_the_tolerance_is_absolute():
+    solution = saturated(2, 0.9).solve_inverse(torch.tensor([[0.0, 0.0], [1e-9, 0.0]], dtype=torch.float64), tol=1e-6)
+    assert bool(solution.converged.all())
+
+
 @pytest.mark.parametrize("lipschitz", LIPSCHITZ)
 @pytest.mark.parametrize("tol", [1e-1, 1e-3, 1e-6])
 def test_error_bound_holds_against_a_high_accuracy_solution(lipschitz, tol):

@@ -68,6 +68,16 @@ def test_spectral_norm_of_zero_is_zero_with_a_finite_gradient(shape, dtype):
     assert bool(torch.isfinite(gradient).all())
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_that_are_zero_have_a_finite_gradient(dtype):
+    net = IResNet(2, dtype=dtype)
+    with torch.no_grad():
+        for weight in net.weights:
+            weight.zero_()
+    net(torch.ones(3, 2, dtype=dtype)).sum().backward()
+    assert all(bool(torch.isfinite(weight.grad).all()) for weight in net.weights)
+
+
 @pytest.mark.parametrize(
     ("dtype", "scale"),
     [

@@ -435,12 +435,21 @@ def test_minimize_names_a_loss_that_is_none(value):
 
 @pytest.mark.parametrize("loss", STRATEGIES)
 def test_slopes_out_of_reach_are_named_with_both_numbers(loss):
-    """A = 3 Id needs slopes of 9; three blocks with L = .97 have at most 1.97^3 = 7.645."""
-    prior = GaussianMixture([1.0], [[0.0, 0.0]], torch.eye(2)[None])
+    """A = 3 Id needs slopes of 9 or, with delta^2/C, 10; three blocks with L = .97 have at most 1.97^3 = 7.645."""
+    prior = GaussianMixture([1.0], [[0.0, 0.0]], 0.25 * torch.eye(2)[None])
     net = IResNet(2, generator=oracles.generator(0))
-    needed = 9.0 if loss in ("approximation", "log_det") else 9.25
+    needed = 9.0 if loss in ("approximation", "log_det") else 10.0
     with pytest.warns(ReachWarning, match=rf"the {loss} loss has slopes of {needed:.3g}, .* at most 7.65"):
         invlib.train(net, LinearProblem(3 * torch.eye(2), 0.5), prior, loss, steps=1, batch_size=4)
+
+
+@pytest.mark.parametrize("loss", ["reconstruction", "divergence"])
+def test_slopes_that_are_too_small_are_named_with_both_numbers(loss):
+    """A = Id / 1000 needs slopes of 2e-6; three blocks with L = .97 have at least .03^3 = 2.7e-5."""
+    prior = GaussianMixture([1.0], [[0.0, 0.0]], torch.eye(2)[None])
+    net = IResNet(2, generator=oracles.generator(0))
+    with pytest.warns(ReachWarning, match=rf"the {loss} loss has slopes of 2e-06, .* at least 2.7e-05"):
+        invlib.train(net, LinearProblem(1e-3 * torch.eye(2), 1e-3), prior, loss, steps=1, batch_size=4)
 
 
 @pytest.mark.parametrize("loss", STRATEGIES)

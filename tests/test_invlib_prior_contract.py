@@ -203,6 +203,11 @@ def test_what_a_class_does_not_give_is_named():
         invlib.map_estimate(problem, Empty(), z)
     with pytest.raises(TypeError, match=r"^prior must give sample"):
         Empty().sample(3)
+    for dim in (None, 0, True, 2.0):
+        prior = Student()
+        prior.dim = dim
+        with pytest.raises(TypeError, match=rf"^prior must have a positive integer dim, got {dim} in Student"):
+            prior.log_prob(torch.zeros(4))
     with pytest.raises(TypeError, match=r"^prior must have a box"):
         invlib.posterior_mean(problem, Prior.from_log_density(2, quartic), z)
     for function in (invlib.measurement_distribution, invlib.data_distribution):
@@ -228,6 +233,15 @@ def test_a_function_that_is_no_differentiable_log_density_is_named(function):
         DensityPrior(function, [-3.0], [3.0])
 
 
+@pytest.mark.parametrize("found", [None, 0.0, torch.zeros(2, 1)])
+def test_a_score_or_sampler_that_returns_something_else_is_named(found):
+    prior = Prior.from_log_density(3, quartic, score=lambda x: found, sample=lambda count, *, generator=None: found)
+    with pytest.raises(ValueError, match=r"^score must return a tensor of shape \(2, 3\)"):
+        prior.score(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"^sample must return a tensor of shape \(2, 3\)"):
+        prior.sample(2)
+
+
 def test_a_lambda_cannot_be_pickled_and_the_error_says_what_can():
     for prior in (DensityPrior(lambda x: quartic(x), [-3.0], [3.0]), Prior.from_log_density(2, lambda x: quartic(x))):
         assert torch.equal(
@@ -248,6 +262,9 @@ def test_normal_distributions_and_their_mixtures_become_mixtures():
     torch.testing.assert_close(wrapped.log_prob(x), mixture.log_prob(x), rtol=1e-12, atol=1e-12)
     single = from_distribution(distributions.MultivariateNormal(torch.zeros(2), torch.eye(2)))
     assert repr(single) == "GaussianMixture(components=1, dim=2)"
+    normal = distributions.Normal(torch.zeros(2), 3 * torch.ones(2))
+    independent = from_distribution(distributions.Independent(normal, 1))
+    torch.testing.assert_close(independent.covariance, 9 * torch.eye(2, dtype=F64))
 
 
 @pytest.mark.parametrize(
@@ -271,6 +288,8 @@ def test_a_covariance_that_was_rounded_to_float32_is_symmetric_enough():
     assert torch.equal(prior.covariances, prior.covariances.mT)
     with pytest.raises(ValueError, match=r"^covariances must be symmetric"):
         GaussianMixture([1.0], [[0.0, 0.0]], matrix[None].double())
+    wrapped = from_distribution(distributions.MultivariateNormal(torch.zeros(2), matrix))
+    assert torch.equal(wrapped.covariances, wrapped.covariances.mT)
 
 
 def test_scores_of_many_points_in_784_dimensions_need_no_hessian():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from invlib import GaussianMixture
+from invlib import GaussianMixture, priors
 from invlib.testproblems import two_bumps
 
 
@@ -209,6 +209,13 @@ def test_from_uniform_keeps_leading_dimensions_and_accepts_one_component_and_flo
     prior = oracles.random_mixture(2, 1, seed=16)
     assert prior.from_uniform(torch.full((*shape, 3), 0.5)).shape == (*shape, 2)
     torch.testing.assert_close(prior.from_uniform(torch.full((*shape, 3), 0.5)), prior.means[0].expand(*shape, 2))
+
+
+def test_many_points_are_placed_as_few_are(monkeypatch):
+    prior = oracles.random_mixture(3, 4, seed=18)
+    few = prior.sample(50, generator=oracles.generator(19))
+    monkeypatch.setattr(priors, "CHUNK", 1)
+    torch.testing.assert_close(prior.sample(50, generator=oracles.generator(19)), few, rtol=1e-12, atol=1e-12)
 
 
 def test_from_uniform_of_extreme_uniform_points_is_finite():

@@ -1,14 +1,16 @@
 """Tests of `invlib.samples` and `invlib.sampling`: epochs, held-out parts, and the same quasi-random points as ever."""
 
+import types
+
 import numpy as np
 import oracles
 import pytest
 import torch
 from torch import Tensor
 
-from invlib import GaussianMixture
+from invlib import GaussianMixture, sampling
 from invlib.samples import Epochs, Samples
-from invlib.sampling import QuasiRandom, quasi_sample, quasi_uniform
+from invlib.sampling import PlainBatches, QuasiRandom, batches, quasi_sample, quasi_uniform
 
 PRIOR = oracles.random_mixture(2, 2, seed=1)
 POINTS = torch.arange(20.0).reshape(10, 2)
@@ -108,6 +110,25 @@ def test_a_quasi_sample_is_the_image_of_the_scrambled_sobol_sequence(seed):
     expected = PRIOR.from_uniform(uniform.clamp(1e-12, 1 - 1e-12))
     assert torch.equal(quasi_sample(PRIOR, 512, seed=seed), expected)
     assert torch.equal(quasi_uniform(512, 3, seed=seed), uniform.clamp(1e-12, 1 - 1e-12))
+
+
+class Edge:
+    """A sequence that begins on the edge of the cube."""
+
+    def draw(self, count: int, dtype: torch.dtype) -> Tensor:
+        return torch.tensor([[0.0], [1.0]], dtype=dtype).expand(count, 4)
+
+
+def test_points_on_the_edge_of_the_cube_are_moved_inside(monkeypatch):
+    monkeypatch.setattr(sampling, "_sobol", lambda dim, seed: Edge())
+    assert quasi_uniform(2, 4, seed=0).tolist() == [[1e-12] * 4, [1 - 1e-12] * 4]
+    assert all(bool(part.isfinite().all()) for part in QuasiRandom(PRIOR, seed=0, noise_dim=1).draw_with_noise(2))
+
+
+def test_batches_are_plain_where_the_sobol_sequence_has_too_few_dimensions():
+    wide = types.SimpleNamespace(dim=10_601, from_uniform=None, sample=None)  # with the noise, 21,203 dimensions
+    assert isinstance(batches([wide], wide.dim, None), PlainBatches)
+    assert isinstance(batches([PRIOR], PRIOR.dim, None), QuasiRandom)
 
 
 def test_members_see_the_sequence_shifted_and_noise_comes_from_the_last_coordinates():

@@ -71,6 +71,15 @@ def test_for_a_gaussian_prior_that_is_the_posterior_mean():
     torch.testing.assert_close(result.covariance, expected, rtol=1e-8, atol=1e-10)
 
 
+def test_the_size_of_data_is_their_distance_from_the_mean():
+    """The mean is 5 away from zero; near it, it is what moves the core by one."""
+    standard = build(prior=GaussianMixture([1.0], [[3.0, 4.0, 0.0]], torch.eye(3)[None])).standard
+    centre = PROBLEM.normal_operator @ torch.tensor([3.0, 4.0, 0.0], dtype=F64)
+    far = 1e3 * torch.eye(3, dtype=F64)
+    torch.testing.assert_close(standard.size((centre + far)[None])[0], torch.full((3,), 1e3, dtype=F64))
+    torch.testing.assert_close(standard.size(centre[None, None])[0], standard.last.limits[1], rtol=1e-12, atol=0)
+
+
 def test_members_have_filters_of_their_own():
     problems = [PROBLEM, LinearProblem(oracles.random_operator(4, 3, seed=5), 0.2)]
     priors = [PRIOR, LogisticPrior([0.3, 1.0, 2.0])]

@@ -17,7 +17,7 @@ import book_state  # noqa: E402
 PAGE = (ROOT / "book" / "state.md").read_text(encoding="utf-8")
 BOOK = book_state.book_of(ROOT)
 
-COMMANDS = {"tests": "make test, and make state", "tolerances": "python tests/mutate.py --tolerances"}
+COMMANDS = {"tests": "make test, and make state"}
 
 REPORT = """\
 <testsuites><testsuite>

@@ -96,9 +96,11 @@ def edition(_: list[Chapter]) -> list[str]:
     path = ROOT / "pyproject.toml"
     project = tomllib.loads(path.read_text(encoding="utf-8"))["project"] if path.exists() else {}
     python = project.get("requires-python", "unknown").removeprefix(">=")
+    oldest = dict(each.split(">=") for each in project.get("dependencies", ()) if ">=" in each)
+    needs = f"Python {python} and torch {oldest.get('torch', 'unknown')} or newer"
     rows = [
         ("Commit", commit()),
-        ("Library", f"`invlib` {project.get('version', 'unknown')}, for Python {python} or newer"),
+        ("Library", f"`invlib` {project.get('version', 'unknown')}, for {needs}"),
         *((name, pins()[name]) for name in ("torch", "numpy", "jupyter-book", "sphinx") if name in pins()),
     ]
     return [

@@ -88,7 +88,7 @@ def largest_gap(correlation: float, instances: int = 10) -> float:
             expected = filters(h, s, delta, strength)
             for name, loss in scalar_losses(h, s, delta, strength, correlation, laws).items():
                 found = minimize_scalar(loss, bounds=(1e-3, 60.0), method="bounded", options={"xatol": 1e-10}).x
-                gaps.append(abs(found / expected[name] - 1))
+                gaps.append(abs(found - expected[name]) / expected[name])
     return float(max(gaps))
 
 

@@ -440,6 +440,15 @@ def denoiser(prior: GaussianMixture, tau: float, x: Tensor) -> Tensor:
     return invlib.posterior_mean(problem, prior, x)
 
 
+def gap_of_scores(
+    problem: LinearProblem, prior: GaussianMixture, plain: GaussianMixture, tau: float, x: Tensor
+) -> float:
+    """Return how far -delta^2 times the score of a prior is from (delta/tau)^2 (x - D(x)), with D for a plain one."""
+    by_score = -(problem.noise_std**2) * prior.score(x)
+    by_denoiser = (problem.noise_std / tau) ** 2 * (x - denoiser(plain, tau, x))
+    return float((by_score - by_denoiser).abs().max())
+
+
 def check_ph_slopes() -> Numbers:
     """Compare bound and formula with smoothed mixtures, at samples, for random operators; and where it is sharp.
 
@@ -453,9 +462,7 @@ def check_ph_slopes() -> Numbers:
         problem, plain = LinearProblem(operator, 0.4), random_prior(3, generator, components=4)
         prior = smoothed(plain, tau)
         x = prior.sample(2000, generator=generator)
-        by_score = -(problem.noise_std**2) * prior.score(x)
-        by_denoiser = (problem.noise_std / tau) ** 2 * (x - denoiser(plain, tau, x))
-        gaps.append(float((by_score - by_denoiser).abs().max()))
+        gaps.append(gap_of_scores(problem, prior, plain, tau, x))
         bound = smoothing_bound(0.4, tau, float(problem.singular_values[0] ** 2))
         shares.append(largest_slope(problem, prior, x) / bound)
     assert max(shares) <= 1 + 1e-9
@@ -469,9 +476,11 @@ def check_ph_slopes() -> Numbers:
 
 
 def control_ph_slopes() -> Numbers:
-    """Break the assumption: a prior with a thin bump that was not smoothed. Then the bound for tau = 0.2 fails."""
+    """Break the assumption: a prior with a thin bump that was not smoothed. Bound and formula for tau = 0.2 fail."""
     thin = GaussianMixture([1.0], torch.zeros(1, 3), 1e-4 * torch.eye(3)[None])
     problem = LinearProblem(torch.eye(3), 0.4)
-    ratio = largest_slope(problem, thin, torch.zeros(1, 3, dtype=torch.float64)) / smoothing_bound(0.4, 0.2)
+    x = torch.zeros(1, 3, dtype=torch.float64)
+    ratio = largest_slope(problem, thin, x) / smoothing_bound(0.4, 0.2)
     assert ratio > 100
+    assert gap_of_scores(problem, thin, thin, 0.2, x + 0.01) > 10
     return {"ratio": ratio}
