@@ -91,7 +91,8 @@
       };
       for (const row of rows) {
         const [first, ...rest] = row.cells;
-        if (/^[^\p{L}]+$/u.test(first.textContent.trim())) first.prepend(nameOf(heads[0])); // a number alone says nothing
+        const isNumber = /^[^\p{L}]+$/u.test(first.textContent.trim()); // which alone says nothing
+        if (isNumber) (first.querySelector(":scope > p") ?? first).prepend(nameOf(heads[0]));
         rest.forEach((cell, index) => {
           if (!cell.textContent.trim() && !cell.querySelector("img, svg")) return cell.classList.add("blank");
           const text = document.createElement("span");
