@@ -385,6 +385,14 @@ def test_who_comes_from_a_search_sees_everything(reader: Page, address: str) -> 
 
 
 @in_browser
+def test_the_end_of_a_proof_covers_no_word(reader: Page) -> None:
+    last = reader.locator("details.prf-proof > .fold-body > :last-child > li:last-child > p:last-child")
+    room = last.evaluate_all("all => all.map((e) => parseFloat(getComputedStyle(e).paddingRight))")
+    assert room
+    assert min(room) > 10
+
+
+@in_browser
 def test_a_print_holds_everything(reader: Page) -> None:
     reader.locator("details.fold > summary").first.click()
     reader.evaluate("dispatchEvent(new Event('beforeprint'))")

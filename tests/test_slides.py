@@ -191,6 +191,12 @@ def test_a_long_text_is_cut_between_its_blocks() -> None:
     assert [len(group) for group in slides.cut(blocks)] == [2, 2]
 
 
+def test_a_short_first_or_last_block_is_not_alone() -> None:
+    lengths = (30, 890, 500, 30, 890, 30)
+    blocks = BeautifulSoup("".join(f"<p>{'a' * length}</p>" for length in lengths), "html.parser").find_all("p")
+    assert [len(group) for group in slides.cut(blocks)] == [2, 2, 2]
+
+
 def test_a_page_without_a_title_is_refused() -> None:
     with pytest.raises(ValueError, match="no title"):
         slides.make('<article class="bd-article"><section><p>x</p></section></article>', "small", {})

@@ -22,6 +22,7 @@ from sphinx.application import Sphinx
 
 FOLDER = "slides"
 LONGEST = 900  # letters of a slide; what is longer goes on on the next
+SHORTEST = 120  # what is shorter has no slide of its own
 BLOCKS = ("p", "ul", "ol", "div", "table", "figure", "blockquote")
 STATEMENTS = "div.proof.admonition:not(.prf-proof)"
 
@@ -74,13 +75,18 @@ def plain(element: Tag) -> str:
 
 
 def cut(blocks: Iterable[Tag]) -> Iterator[list[Tag]]:
-    """Yield blocks so that each group fits a slide."""
+    """Yield blocks so that each group fits a slide, and no short block at the beginning or the end is left alone."""
+    blocks = list(blocks)
     group: list[Tag] = []
-    for block in blocks:
-        if group and sum(len(plain(other)) for other in [*group, block]) > LONGEST:
+    size = 0
+    for number, block in enumerate(blocks, start=1):
+        added = len(plain(block))
+        is_alone = size < SHORTEST or (number == len(blocks) and added < SHORTEST)
+        if size + added > LONGEST and not is_alone:
             yield group
-            group = []
+            group, size = [], 0
         group.append(block)
+        size += added
     if group:
         yield group
 

@@ -83,18 +83,24 @@
       const fits = table.scrollWidth <= table.parentElement.clientWidth;
       if (fits && rows.every((row) => row.offsetHeight < CRAMPED)) continue;
       table.classList.add("stacks");
-      for (const row of rows)
-        [...row.cells].slice(1).forEach((cell, index) => {
+      const nameOf = (head) => {
+        const name = document.createElement("span");
+        name.className = "column";
+        name.append(...[...head.childNodes].map((node) => node.cloneNode(true)));
+        return name;
+      };
+      for (const row of rows) {
+        const [first, ...rest] = row.cells;
+        const isNumber = /^[^\p{L}]+$/u.test(first.textContent.trim()); // which alone says nothing
+        if (isNumber) (first.querySelector(":scope > p") ?? first).prepend(nameOf(heads[0]));
+        rest.forEach((cell, index) => {
           if (!cell.textContent.trim() && !cell.querySelector("img, svg")) return cell.classList.add("blank");
-          const [name, text] = ["column", "cell-text"].map((kind) => {
-            const part = document.createElement("span");
-            part.className = kind;
-            return part;
-          });
-          name.append(...[...heads[index + 1].childNodes].map((node) => node.cloneNode(true)));
+          const text = document.createElement("span");
+          text.className = "cell-text";
           text.append(...cell.childNodes);
-          cell.append(name, text);
+          cell.append(nameOf(heads[index + 1]), text);
         });
+      }
     }
   };
 
