@@ -1,0 +1,85 @@
+"""The right answers of exercises, as they are computed, against the closed forms of the solutions on the pages."""
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "book"))
+
+import exercises
+
+QUESTIONS = {question.name: question for chapter in exercises.CHAPTERS for question in exercises.questions(chapter)}
+
+
+def level(kappa: float, eps: float) -> float:
+    """By how much a believed noise of 0.3 kappa makes the error for H = diag(1, eps^2) and x ~ N(0, I) larger."""
+    errors = []
+    for believed in (0.09 * kappa**2, 0.09):
+        errors.append(sum((believed**2 + 0.09 * h) / (h + believed) ** 2 for h in (1.0, eps**2)))
+    return errors[0] / errors[1]
+
+
+def integration_with_prior(n: int) -> float:
+    """The error of the filter Sigma A* (A Sigma A* + delta_n^2 I)^-1, which never inverts Sigma."""
+    t = torch.arange(1, n + 1, dtype=torch.float64) / n
+    smooth, a = (-5 * (t[:, None] - t).abs()).exp(), (t[:, None] >= t).double() / n
+    of_y = a @ smooth @ a.mT + 0.05**2 * n / 10 * torch.eye(n, dtype=torch.float64)
+    left = smooth - smooth @ a.mT @ torch.linalg.solve(of_y, a @ smooth)
+    return math.sqrt(float(left.trace()) / n)
+
+
+def third_derivative(x: float, bump: float = 0.9, width: float = 0.6) -> float:
+    """The third derivative of log p for two equal bumps: that of log cosh(t), t = bump x / width^2."""
+    t, factor = bump * x / width**2, bump / width**2
+    return -2 * factor**3 * math.tanh(t) / math.cosh(t) ** 2
+
+
+CLOSED_FORMS: dict[str, Callable] = {
+    "ex-inv-hand-a": lambda: 101 / 400,
+    "ex-inv-hand-b": lambda: 1 / 401 + 1 / 5,
+    "ex-inv-hand-c": lambda: 0.05 / math.sqrt(2 - 0.05**2),
+    "ex-inv-gauss-markov": lambda a, d, delta: delta**2 * float(d.square().sum()),
+    "ex-inv-integration-a": lambda n: n**2 * (2 * n - 1),
+    "ex-inv-integration-b": lambda n: 0.05 * math.sqrt(n / 10) * math.sqrt(n * (2 * n - 1)),
+    "ex-inv-integration-c": integration_with_prior,
+    "ex-inv-level": level,
+    "ex-pe-threshold-a": lambda m, s, d: 1 + d**2 / s**2 - d**2 * m**2 / s**4,
+    "ex-pe-threshold-b": lambda m, s: s**2 / math.sqrt(m**2 - s**2),
+    "ex-pe-plateau-b": lambda z: math.copysign(1 + math.sqrt(abs(z) / 3), z),
+    "ex-pe-plateau-c": lambda: 1.0,
+    "ex-pe-fourth": lambda z, d: 0.5 * d**4 * third_derivative(z),
+    "ex-pe-agree-b": lambda kappa, d2, m: math.cos(2 * m) * (1 - math.exp(-2 * d2 / kappa)),
+    "ex-tw-coin-a": lambda y, d: math.tanh(y / d**2),
+    "ex-tw-coin-b": lambda y, d: 1 / math.cosh(y / d**2) ** 2,
+    "ex-tw-blind-a": lambda theta, y: theta * y / (1 + 0.45**2),
+    "ex-tw-fisher-a": lambda fisher, m, d: m * d**2 - d**4 * fisher,
+    "ex-rn-line-b": lambda limit: math.ceil(math.log(0.1) / math.log(limit)),
+    "ex-rn-reflection-b": lambda alpha, k: 2 * math.sin(alpha / (2 * k)),
+    "ex-rn-angles": lambda limit, k: k * math.degrees(math.asin(limit)),
+    "ex-rn-open-a": lambda mu, nu: abs(mu) ** 2 - abs(nu) ** 2,
+    "ex-rn-open-b": lambda mu, nu: abs(mu - 1) + abs(nu),
+    "ex-four-order": lambda s, d: 1 - d**2 / s**2,
+    "ex-four-limits": lambda: [2, 1],
+    "ex-four-noise": lambda a, d: 0.5 * d**2 * float(a.square().sum()),
+    "ex-four-between": lambda h, s, d: (h + 2 * d**2 / s**2) / (1 + d**2 / s**2),
+    "ex-ap-hand-b": lambda h, s, d: h + d**2 / s**2,
+    "ex-ap-hand-c": lambda: [11 / 16, 1 - math.sqrt(5) / 4],
+    "ex-ap-weights-c": lambda d: 1 / (1 + d**2),
+    "ex-rc-hand-a": lambda h, s, d: d**2 / s,
+    "ex-rc-hand-c": lambda m, s, d: (s**2 + d**2) / (s**2 + d**2 * m**2 / (s**2 + d**2)),
+    "ex-rc-fourth": lambda x, d: -0.5 * d**4 * third_derivative(x),
+    "ex-rn-hadamard": lambda sigma2, n, m: sigma2 / m * (n - m) / (n - 1),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_the_right_answer_is_that_of_the_page(name: str) -> None:
+    question, closed = QUESTIONS[name], CLOSED_FORMS[name]
+    for arguments in question.inputs:
+        right = torch.as_tensor(question.right(*arguments), dtype=torch.float64)
+        formula = torch.as_tensor(closed(*arguments), dtype=torch.float64)
+        torch.testing.assert_close(right, formula, rtol=question.rtol / 2, atol=1e-9)
