@@ -46,6 +46,17 @@ def window(eps: float) -> list[float]:
     return [math.sqrt(root), math.sqrt(0.05 * (1 + eps**2))]
 
 
+def patch(a: float, s: float, delta: float, c: float) -> list[float]:
+    """What the slope c instead of a costs in both losses."""
+    return [0.5 * (a - c) ** 2 * s**2, delta**2 * (a - c) ** 2 / (c**2 * a * (a - 1))]
+
+
+def circuit(d: torch.Tensor, radius: float, count: int) -> float:
+    """The sum around a circle, in trace and turn of the matrix."""
+    angle, turn = 2 * math.pi / count, float(d[1, 0] - d[0, 1])
+    return 0.5 * count * radius**2 * (float(d.trace()) * (math.cos(angle) - 1) + turn * math.sin(angle))
+
+
 CLOSED_FORMS: dict[str, Callable] = {
     "ex-inv-hand-a": lambda: 101 / 400,
     "ex-inv-hand-b": lambda: 1 / 401 + 1 / 5,
@@ -118,6 +129,14 @@ CLOSED_FORMS: dict[str, Callable] = {
     ),
     "ex-ch-finite": lambda n, c, strength: [strength**2 * n * (c - 1), strength**2 * n * math.log(c)],
     "ex-ch-mean": lambda rho: 1 / rho - 1,
+    "ex-lf-refine-a": lambda n: 1 / math.sqrt(2 * n),
+    "ex-lf-refine-b": lambda n, variation: math.sqrt(2 * n) * variation,
+    "ex-ph-patch": lambda s, d, c: patch(1 + d**2 / s**2, s, d, c),
+    "ex-ph-blocks-a": lambda strength, tau: math.ceil(math.log(1 + (strength / tau) ** 2) / math.log(1.97)),
+    "ex-ph-blocks-b": lambda d, strength, tau: 1 + (strength / tau) ** 2 * (1 - d**2 / (4 * tau**2)),
+    "ex-iv-linear": lambda g, h, d: d**2 * (g.inverse() - h).inverse(),
+    "ex-iv-turn": lambda d: 0.5 * float((d - d.mT).norm()),
+    "ex-iv-circuit-b": circuit,
     "ex-ch-unequal": lambda w, s: -0.5 * s**2 * math.log(w / (1 - w)),
 }
 
