@@ -298,10 +298,6 @@ def control_rn_woodbury() -> dict[str, float]:
     determinants, by_formula, direct = nearly_singular_inverses()
     assert (by_formula / direct - 1).abs().max() < 1e-5  # 1e-16 / 1e-8 and some more
     assert (by_formula * determinants - 1).abs().max() < 1e-5
-    U, _ = wide_and_narrow()
-    column = U[:, :1]
-    small = 1 - column.mT @ (column / column.square().sum())  # the determinant zero: the formula divides by it
-    assert small.abs().max() < 1e-14
     return {"largest": float(by_formula.max()), "determinant": float(determinants.min())}
 
 
