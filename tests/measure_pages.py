@@ -12,12 +12,16 @@ The window has 1280 x 800 pixels, all folds are closed. What is counted:
 - *all*: the same with all folds open.
 - *folds*, and *figure*: the screens above the first picture.
 - *stops*: what the key Tab reaches on the whole page.
+- *ready*: seconds until the page is painted and its text and formulas stand.
 - *cells*, *lines*, *longest*, *median*: the code cells of the chapter and their lines.
+
+Last, how long the laboratory takes for a picture while its datum is dragged.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 from collections.abc import Iterable, Iterator
@@ -59,6 +63,7 @@ MEASURE = r"""(label) => {
     const shown = (element) => element.checkVisibility({ visibilityProperty: true }) && !element.disabled;
     const picture = [...article.querySelectorAll("img, svg.widget, canvas")].find(shown);
     const goal = label && document.getElementById(label);
+    const [loaded, painted] = ["navigation", "paint"].map((kind) => performance.getEntriesByType(kind).pop());
     return {
         height: (goal ? goal.getBoundingClientRect().bottom - top : article.scrollHeight),
         found: !label || Boolean(goal),
@@ -67,6 +72,7 @@ MEASURE = r"""(label) => {
         folds: article.querySelectorAll("details.fold").length,
         figure: picture ? picture.getBoundingClientRect().top - top : null,
         stops: [...document.querySelectorAll("*")].filter((e) => e.tabIndex >= 0 && shown(e)).length,
+        ready: Math.max(loaded.domContentLoadedEventEnd, painted?.startTime ?? 0) / 1000,
         text: text.join(" "),
     };
 }"""
@@ -83,6 +89,7 @@ class Measures:
     folds: int
     figure: float
     stops: int
+    ready: float
     cells: int
     lines: int
     longest: int
@@ -139,6 +146,7 @@ def measures(name: str, found: dict) -> Measures:
         folds=found["folds"],
         figure=float("inf") if found["figure"] is None else found["figure"] / HEIGHT,
         stops=found["stops"],
+        ready=found["ready"],
         cells=len(code.lines),
         lines=sum(code.lines),
         longest=code.longest,
@@ -154,6 +162,7 @@ def totals(rows: list[Measures]) -> Measures:
         name="together",
         **sums,
         figure=max(row.figure for row in rows),
+        ready=max(row.ready for row in rows),
         cells=len(lines),
         lines=sum(lines),
         longest=max(lines),
@@ -170,6 +179,23 @@ def route_length(page: Page, address: str, stations: Iterable[str]) -> tuple[flo
         screens += found["height"] / HEIGHT
         words += found["words"]
     return screens, words
+
+
+def frames(page: Page, address: str) -> list[float]:
+    """Drag the datum of the laboratory around a circle; return the milliseconds that each picture took."""
+    browsing.open_page(page, f"{address}/book/laboratory.html")
+    page.locator("#fig-lab-plane").scroll_into_view_if_needed()
+    datum = page.locator("#fig-lab-plane .lab-datum .lab-dot")
+    box = datum.bounding_box()
+    page.evaluate("Laboratory.frames.length = 0")
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    for turn in range(100):
+        angle = 2 * math.pi * turn / 50
+        page.mouse.move(box["x"] + 80 * math.sin(angle), box["y"] + 80 * (1 - math.cos(angle)))
+        page.evaluate("new Promise(requestAnimationFrame)")
+    page.mouse.up()
+    return page.evaluate("Laboratory.frames")
 
 
 def table(rows: list[Measures]) -> str:
@@ -201,6 +227,8 @@ def main(arguments: list[str] | None = None) -> int:
             for name, stations in yaml.safe_load(ROUTES.read_text(encoding="utf-8"))["routes"].items():
                 screens, words = route_length(page, address, stations)
                 print(f"{name}: {screens:.1f} screens; its pages have {words:,} words ({', '.join(stations)})")
+            taken = frames(page, address)
+            print(f"laboratory: {statistics.median(taken):.0f} ms a picture, {max(taken):.0f} ms the slowest")
     return 0
 
 

@@ -392,3 +392,12 @@ def test_first_page_leads_to_the_book(browser: Browser, address: str) -> None:
     page.wait_for_url("**/book/index.html")
     assert "Bayesian Point Estimators" in page.title()
     page.close()
+
+
+def test_the_bibliography_has_no_numbers_since_no_citation_has_one(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    open_page(page, f"{address}/book/references.html")
+    shown = page.locator(".citation").evaluate_all("works => works.map((work) => work.innerText.trim())")
+    page.close()
+    assert len(shown) > 50
+    assert [text for text in shown if text.startswith("[")] == []

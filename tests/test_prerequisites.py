@@ -7,6 +7,7 @@ proof: the statements that it refers to.
 import re
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 
 import browsing
 import execute
@@ -99,6 +100,13 @@ def test_a_route_is_on_the_landing_page(name: str) -> None:
     first, *stations = FILE["routes"][name]
     assert first == "index"
     assert route_on_page(LANDING, name) == [station.partition("#")[0] for station in stations]
+
+
+@pytest.mark.parametrize("name", FILE["routes"])
+def test_the_end_of_a_page_leads_to_the_next_one_of_its_route(name: str) -> None:
+    pages = [station.partition("#")[0] for station in FILE["routes"][name][1:]]
+    for page, following in pairwise(pages):
+        assert following in DOCUMENT.findall(TEXTS[page].rpartition("\n## Takeaways")[2])
 
 
 @pytest.mark.parametrize("name", FILE["routes"])

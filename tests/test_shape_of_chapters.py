@@ -20,6 +20,7 @@ import style
 
 MOST_SCREENS = 25  # of 1280 x 800 pixels, as loaded
 MOST_WORDS = 6000  # of prose, as loaded
+ALL_WORDS = 75_000  # of all chapters together
 LATEST_FIGURE = 1.5  # screens above the first picture
 LONGEST_CELL = 40  # lines
 MEDIAN_CELL = 15
@@ -117,6 +118,12 @@ def pages() -> dict[str, dict]:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_page_of_a_chapter_keeps_the_limits(pages: dict[str, dict], name: str) -> None:
     assert faults_of_page(pages[name]) == []
+
+
+@browsing.needs_browser
+def test_the_chapters_together_are_short(pages: dict[str, dict]) -> None:
+    words = {name: pages[name]["words"] for name in NAMES}
+    assert sum(words.values()) <= ALL_WORDS, words
 
 
 @browsing.needs_browser

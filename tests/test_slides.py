@@ -37,7 +37,7 @@ def test_a_deck_has_what_its_chapter_shows(name: str) -> None:
     found = kinds(deck)
     assert found[:2] == ["title", "puzzle"]
     assert "answer" in found[-4:]
-    assert not deck.select(".content .used-in")
+    assert not deck.select(".content .used-in, .reading-time")
     article = browsing.soup(browsing.HTML / "book" / f"{name}.html").select_one("article.bd-article")
 
     def shown(selector: str) -> list[Tag]:

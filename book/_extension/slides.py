@@ -228,7 +228,7 @@ def make(page: str, name: str, controls: dict[str, str]) -> str:
     article = BeautifulSoup(page, "html.parser").select_one("article.bd-article")
     if article is None:
         raise ValueError(f"{name} has no text")
-    for useless in article.select("script, .headerlink, button, .section-number, .report"):
+    for useless in article.select("script, .headerlink, button, .section-number, .report, .reading-time"):
         useless.decompose()
     for link in article.find_all("a", href=True):
         if not re.match(r"\w+:", link["href"]):
