@@ -160,9 +160,10 @@ def train(
         schedule: the learning rate in step 0, 1, ... as a fraction of its peak, a function of the step and the number
             of steps.
         whiten: measure the forward misfit in the norm of $H^{-1}$, in which the noise of z is white. Approximation and
-            divergence keep their minimizers; together with `output_operator=A*` this is the y-form, which trains far
-            better where H has small eigenvalues. For the log-determinant it puts an H in front of the score, as in
-            Lemma 1(c). It does not touch the reconstruction loss.
+            divergence keep their minimizers; together with `output_operator=A*` this is the y-form, which trained
+            better where it was measured, for the singular values 1 and 1/8 (`book/noise-levels.md`). For the
+            log-determinant it puts an H in front of the score, as in Lemma 1(c). It does not touch the
+            reconstruction loss.
         metric: measure the misfit in this norm, (n, n) or (E, n, n), symmetric positive definite: that of z, and for
             the reconstruction that of x. None means that of the network's own variables (`IResNet.for_problem`) if it
             has some and the loss is not the log-determinant, and otherwise the Euclidean norm.
