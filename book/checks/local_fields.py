@@ -229,6 +229,20 @@ PICTURES = Field(24, 24, scale=0.5)
 """The field of the pictures: its slopes c and C are those of the chain."""
 
 
+def roughness(shape: tuple[int, ...]) -> Tensor:
+    """Return the eigenvalues of the graph's Laplacian, at the frequencies of the grid."""
+    turns = [2 * math.pi * torch.fft.fftfreq(n, dtype=torch.float64) for n in shape]
+    return sum((2 - 2 * angle.cos() for angle in torch.meshgrid(*turns, indexing="ij")), torch.zeros(()))
+
+
+def multiplied(x: Tensor, factors: Tensor) -> Tensor:
+    """Return points whose Fourier coefficients are multiplied by real factors, (*shape)."""
+    axes = tuple(range(-factors.ndim, 0))
+    spectrum = torch.fft.fftn(x.unflatten(-1, factors.shape), dim=axes) * factors
+    found: Tensor = torch.fft.ifftn(spectrum, dim=axes).real.flatten(-factors.ndim)
+    return found
+
+
 @dataclass(frozen=True)
 class Draws:
     """States of Hamiltonian Monte Carlo, (rounds, chains, n), and the share of the proposals that were accepted."""
@@ -260,16 +274,11 @@ def hamiltonian(
     A circulant mass, the precision of the Gaussian field with quadratic jumps, makes all frequencies about equally
     fast; each round has a random number of leapfrog steps, at least half of `length`, and a step of Metropolis.
     """
-    axes = tuple(range(-len(field.shape), 0))
-    turns = [2 * math.pi * torch.fft.fftfreq(n, dtype=torch.float64) for n in field.shape]
-    angles = torch.meshgrid(*turns, indexing="ij")
-    mass = field.pull + stiffness * sum((2 - 2 * angle.cos() for angle in angles), torch.zeros(()))
+    mass = field.pull + stiffness * roughness(field.shape)
     mass = mass if z is None else mass + NOISE**-2
 
     def filtered(x: Tensor, power: float) -> Tensor:
-        spectrum = torch.fft.fftn(x.unflatten(-1, field.shape), dim=axes) * mass**power
-        found: Tensor = torch.fft.ifftn(spectrum, dim=axes).real.flatten(-len(field.shape))
-        return found
+        return multiplied(x, mass**power)
 
     def log_density(x: Tensor) -> Tensor:
         found: Tensor = field.log_prob(x)
@@ -538,6 +547,9 @@ SEEDS = 3
 LOSSES = ("divergence", "reconstruction", "log_det", "approximation", "plain", "regression", "narrow")
 """Names of the stored trainings: the four losses, the divergence without helps, and two regressions."""
 
+HELPED = ("divergence", "pictures")
+"""Names of the trainings with the symmetries of the field, fresh samples, and `coloured`."""
+
 STORED = Path(__file__).with_suffix(".npz")
 """The weights of the trained networks: see `book/experiments/local_fields.py`."""
 
@@ -556,7 +568,7 @@ def network(seed: int, members: int | None = SEEDS, shape: tuple[int, ...] = (64
 
 @torch.no_grad()
 def tie(net: ConvIResNet, scale: float = 1.0) -> None:
-    """Give a network of four times k channels the symmetries of the field: phi(-x) = -phi(x), and so in reverse order.
+    """Give a network of 4k channels the symmetries of the field: phi(-x) = -phi(x), and the same in reverse order.
 
     The channels are k groups of four, which the two symmetries permute. Kernels and biases become their means over the
     symmetries, times a scale.
@@ -584,28 +596,33 @@ def tie(net: ConvIResNet, scale: float = 1.0) -> None:
 
 def untrained(name: str, seed: int) -> ConvIResNet:
     """Return the network that a training starts from."""
-    if name.endswith("pictures"):
-        return network(seed, None, PICTURES.shape)
-    net = network(seed, kernel=3 if name == "narrow" else 5)
-    if name == "divergence":
+    if name == "pictures":
+        net = network(seed, 1, PICTURES.shape, kernel=3)
+    else:
+        net = network(seed, kernel=3 if name == "narrow" else 5)
+    if name in HELPED:
         tie(net, 2.0)
     return net
 
 
-def coloured(net: ConvIResNet, x: Tensor, z: Tensor) -> Tensor:
-    """Return the loss with the divergence, (E,), estimated by random signs on even sites, and on odd ones.
+def coloured(net: ConvIResNet, x: Tensor, z: Tensor, stiffness: float = 0.0) -> Tensor:
+    r"""Return the loss with the divergence, (E,), in the norm of $W = (I + kL)^{-1}$, L the Laplacian of the grid.
 
-    The map is near to one that couples neighbours, and these do not meet in either probe. The signs are those of the
-    noise of the data, which is independent of x and does not occur in this loss otherwise.
+    The trace of W D phi is estimated by random signs on even sites, and on odd ones: the map is near to one that
+    couples neighbours, and these do not meet in either probe. The signs are those of the noise of the data, which is
+    independent of x and does not occur in this loss otherwise.
     """
-    even = (torch.arange(x.shape[-1]) % 2).to(x)
+    weight = 1 / (1 + stiffness * roughness(net.shape))
+    weight = (weight / weight.mean()).to(x)
+    even = (torch.stack(torch.meshgrid(*map(torch.arange, net.shape), indexing="ij")).sum(0) % 2).flatten().to(x)
     probes = [part * (z - x).sign() for part in (even, 1 - even)]
     value, tangents = x, probes
     for block in net.residual_blocks():
         value, at = block.linearize(value)
         tangents = [block.tangent(at, tangent) for tangent in tangents]
-    divergence = sum(((v * tangent).sum(-1) for v, tangent in zip(probes, tangents, strict=True)), torch.zeros(()))
-    return (0.5 * (value - x).square().sum(-1) - NOISE**2 * divergence).mean(-1)
+    misfit, *weighted = [multiplied(each, weight) if stiffness else each for each in (value - x, *probes)]
+    trace = sum(((v * tangent).sum(-1) for v, tangent in zip(weighted, tangents, strict=True)), torch.zeros(()))
+    return (0.5 * ((value - x) * misfit).sum(-1) - NOISE**2 * trace).mean(-1)
 
 
 def regression(net: nn.Module, x: Tensor, z: Tensor) -> Tensor:
@@ -640,14 +657,14 @@ def trained() -> dict[str, ConvIResNet]:
 
 
 def about_training() -> dict[str, Any]:
-    """Return the seconds of the trainings by name, the number of samples, and the numbers of the sampled pictures."""
+    """Return seconds and fresh samples by training, the number of exact samples, and numbers of the pictures."""
     with np.load(STORED) as file:
         names = [key.removesuffix("/seconds") for key in file.files if key.endswith("/seconds")]
         numbers = ("accepted", "spread", "apart", "apart_error", "large", "range", "large_accepted", "energies")
         drawn = {key: torch.from_numpy(file[f"pictures/{key}"]) for key in numbers}
         seconds = {name: float(file[f"{name}/seconds"]) for name in names}
-        counts = {name: int(file[name]) for name in ("points", "fresh", "pictures")}
-        return {"seconds": seconds, **counts, **drawn}
+        fresh = {name: int(file[f"{name}/fresh"]) for name in HELPED}
+        return {"seconds": seconds, "points": int(file["points"]), "fresh": fresh, **drawn}
 
 
 def member(net: ConvIResNet, index: int) -> ConvIResNet:

@@ -16,6 +16,7 @@ import hashlib
 import inspect
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +39,23 @@ SETTINGS = {
     "approximation": {"steps": 100, "batch_size": 16},
     "regression": {"steps": 1000, "batch_size": 32},
     "narrow": {"steps": 1000, "batch_size": 32},
-    "pictures": {"steps": 900, "batch_size": 2},
+    "pictures": {"steps": 3000, "batch_size": 2},
 }
 OTHERS: dict[str, Any] = {
     "divergence": checks.coloured,
+    "pictures": partial(checks.coloured, stiffness=1.0),
     "plain": "divergence",
-    "pictures": "divergence",
     "regression": checks.regression,
     "narrow": checks.regression,
 }
-MIRRORED = ("pictures",)
 SEED = 9
 POINTS = 32_768
-MOVES = 16
+MOVES = {"divergence": 16, "pictures": 6}
 
 
 def code_hash() -> str:
     """Return the hash of all that the weights follow from, beside `invlib`: this script, field, samples, training."""
-    draws = (checks.exact_samples, checks.hamiltonian)
+    draws = (checks.exact_samples, checks.hamiltonian, checks.roughness, checks.multiplied)
     nets = (checks.untrained, checks.network, checks.tie)
     parts = (checks.Field, *draws, *nets, checks.regression, checks.coloured, checks.fit)
     text = Path(__file__).read_text(encoding="utf-8") + "".join(map(inspect.getsource, parts))
@@ -71,23 +71,19 @@ def samples(folder: Path) -> torch.Tensor:
     return points
 
 
-def fresh(folder: Path) -> torch.Tensor:
+def fresh(loss: str, folder: Path) -> torch.Tensor:
     """Return `MOVES` times as many points: the same, moved on by Hamiltonian Monte Carlo, which keeps their law."""
-    file = folder / "divergence-points.pt"
+    file = folder / f"{loss}-points.pt"
     if not file.exists():
-        x, random, found = samples(folder).double(), seeded(SEED), []
-        for _ in range(MOVES):
-            x = checks.hamiltonian(checks.Field(64), x, random, rounds=2).points[-1]
+        field = checks.PICTURES if loss == "pictures" else checks.Field(64)
+        x = pictures(folder)["points"] if loss == "pictures" else samples(folder)
+        random, found = seeded(SEED), []
+        for _ in range(MOVES[loss]):
+            x = checks.hamiltonian(field, x.double(), random, rounds=2).points[-1]
             found.append(x.float())
         torch.save(torch.cat(found), file)
     points: torch.Tensor = torch.load(file)
     return points
-
-
-def mirrored(points: torch.Tensor) -> torch.Tensor:
-    """Return points, their negatives, and both in reverse order: the density is the same at all four."""
-    points = torch.cat([points, -points])
-    return torch.cat([points, points.flip(-1)])
 
 
 def pictures(folder: Path) -> dict[str, torch.Tensor]:
@@ -139,32 +135,25 @@ def large_picture(tiles: torch.Tensor, random: torch.Generator) -> dict[str, tor
     }
 
 
-def points_for(loss: str, folder: Path) -> torch.Tensor:
-    """Return the points that a training sees."""
-    if loss == "divergence":
-        return fresh(folder)
-    return mirrored(pictures(folder)["points"]) if loss in MIRRORED else samples(folder)
-
-
 def train(loss: str, folder: Path, minutes: float) -> None:
     """Train until the end, or for some minutes; then store what is known."""
-    net, start = checks.untrained(loss, SEED), time.monotonic()
+    net, start, helped = checks.untrained(loss, SEED), time.monotonic(), loss in checks.HELPED
 
     def after_step(now: TrainingStep) -> bool:
-        if loss == "divergence":
+        if helped:
             checks.tie(net)
         return time.monotonic() - start > 60 * minutes
 
     history = checks.fit(
         net,
         OTHERS.get(loss, loss),
-        points_for(loss, folder),
+        fresh(loss, folder) if helped else samples(folder),
         **SETTINGS[loss],
         seed=SEED,
         callback=after_step,
         checkpoint=str(folder / f"{loss}.checkpoint"),
     )
-    if loss == "divergence":
+    if helped:
         checks.tie(net)
     state = {key: value.detach() for key, value in net.named_parameters()}
     torch.save({"state": state, "seconds": history.seconds, "steps": len(history.loss)}, folder / f"{loss}.pt")
@@ -186,7 +175,7 @@ def collect(folder: Path) -> None:
         arrays |= {f"{loss}/{key}": value.numpy() for key, value in found["state"].items()}
         arrays[f"{loss}/seconds"] = found["seconds"]
     drawn = pictures(folder)
-    arrays["fresh"], arrays["pictures"] = len(fresh(folder)), len(drawn["points"])
+    arrays |= {f"{loss}/fresh": len(fresh(loss, folder)) for loss in checks.HELPED}
     arrays |= {f"pictures/{key}": drawn[key].numpy() for key in drawn if key != "points"}
     np.savez_compressed(checks.STORED, allow_pickle=False, **arrays)
 
