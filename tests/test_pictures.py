@@ -90,9 +90,12 @@ def test_a_stored_drawing_may_be_as_large_as_any_picture(size: int, problems: in
     assert len(list(execute.output_problems(cell))) == problems
 
 
-def drawn(file: Path, columns: int, label: str, *, share: bool) -> tuple[list[list[tuple[int, int]]], list[Axes]]:
+def drawn(
+    file: Path, columns: int, label: str, *, share: bool, rows: int = 1
+) -> tuple[list[list[panels.Part]], list[Axes]]:
     """Save a figure with some panels; return the panels found, and those drawn."""
-    figure, axes = plt.subplots(1, columns, figsize=(7.4, 3.3), sharey=share, layout="constrained", squeeze=False)
+    size = (7.4, 3.3 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=share, layout="constrained", squeeze=False)
     for ax in axes.flat:
         ax.plot([0, 1], [0, 1])
         ax.set(ylabel="" if share and ax is not axes[0, 0] else label, xlabel="across")
@@ -110,15 +113,35 @@ def test_a_wide_picture_knows_its_panels(tmp_path: Path, columns: int, share: bo
     first = round(1000 * axes[0].get_position().x0)
     for parts, ax in zip(found, axes, strict=True):
         left, right = 1000 * ax.get_position().x0, 1000 * ax.get_position().x1
-        start, end = parts[-1]
+        start, end, *heights = parts[-1]
+        assert heights == [0, 1000]
         assert start <= left + 2
         assert right - 2 <= end
         labels_of_the_first = share and ax is not axes[0]
         assert len(parts) == 1 + labels_of_the_first
         if labels_of_the_first:
-            assert parts[0] == (0, pytest.approx(first, abs=3))
+            assert parts[0][:2] == (0, pytest.approx(first, abs=3))
         elif ax is not axes[0]:
             assert start < left - 40  # its labels come with it
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_two_rows_of_panels_are_read_row_by_row(tmp_path: Path, suffix: str) -> None:
+    found, axes = drawn(tmp_path / f"a.{suffix}", 2, "up", share=True, rows=2)
+    assert len(found) == 4
+    for parts, ax in zip(found, axes, strict=True):
+        left, right, top, bottom = parts[-1]
+        place = ax.get_position()
+        assert left <= 1000 * place.x0 + 2
+        assert right >= 1000 * place.x1 - 2
+        assert top <= 1000 * (1 - place.y1) + 2
+        assert bottom >= 1000 * (1 - place.y0) + 20  # with the labels below it
+    assert found[0][0][3] == found[2][0][2] < 1000 * (1 - axes[2].get_position().y1)
+    assert panels.ratio(tmp_path / f"a.{suffix}") == pytest.approx(7.4 / 6.6, rel=0.01)
+
+
+def test_one_panel_above_another_is_not_cut(tmp_path: Path) -> None:
+    assert drawn(tmp_path / "a.png", 1, "up", share=False, rows=2)[0] == []
 
 
 def test_one_panel_is_not_cut(tmp_path: Path) -> None:

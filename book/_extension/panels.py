@@ -1,8 +1,9 @@
 """Where a wide picture can be cut into its panels, so that a phone shows them below each other at a legible size.
 
 A cut lies in a column of the picture that is blank from top to bottom, near the place where the second half, or the
-second or third third, would begin. A panel whose axis has no labels of its own, because it shares them with the first,
-gets the labels of the first.
+second or third third, would begin. A picture with two rows of panels is first cut into these, in the widest blank near
+its middle. A panel whose axis has no labels of its own, because it shares them with the first of its row, gets the
+labels of the first.
 """
 
 from __future__ import annotations
@@ -16,16 +17,90 @@ import numpy as np
 import PIL.Image
 from PIL import ImageChops
 
-BLANK = 0.008  # of the width: the narrowest gap between two panels
-NEAR = 0.1  # of the width: how far a cut may lie from where equal panels would meet
+BLANK = 0.008  # of the width or height: the narrowest gap between two panels
+NEAR = 0.1  # of the width or height: how far a cut may lie from where equal panels would meet
 TICKS = 0.009  # of the width: the marks of an axis, which are no labels
 LONG = 0.25  # of the height: a dark upright line of at least this length is an axis
-AXES = re.compile(r'<g id="axes_\d+">.*?<path d="M ([\d.]+) [\d.]+ ?\nL ([\d.]+)', re.DOTALL)
+AXES = re.compile(
+    r'<g id="axes_\d+">.*?<path d="M ([\d.]+) ([\d.]+) ?\nL ([\d.]+) [\d.]+ ?\nL [\d.]+ ([\d.]+)', re.DOTALL
+)
 TEXT = re.compile(r"<!-- (.+?) -->\s*<g transform=\"translate\(([\d.]+) ([\d.]+)\)( rotate)?[^\"]*scale\(([\d.]+)")
 VIEW = re.compile(r'viewBox="0 0 ([\d.]+) ([\d.]+)')
 MIDDLE = (0.1, 0.8)  # of the height: where labels of upright axes stand, and no titles or labels of level axes
 LETTER = 57  # the usual width of a letter at the scale 1
 HEIGHT = 76  # the same for the height
+
+
+Part = tuple[int, int, int, int]
+"""Left, right, top, bottom of a part of a picture, in thousandths of its width and height."""
+
+
+class Picture(NamedTuple):
+    """What stands in a picture, (height, width): anything at all, and what may be an axis."""
+
+    ink: np.ndarray
+    dark: np.ndarray
+
+
+def panels(file: Path) -> list[list[Part]]:
+    """Return the parts of the picture that show each panel; nothing for a single panel, or one above another."""
+    picture = drawing(file) if file.suffix == ".svg" else points(file)
+    height = len(picture.ink)
+    middle = widest_gap(picture.ink.any(axis=1))
+    found = []
+    for top, bottom in pairwise([0, middle, height] if middle else [0, height]):
+        row = Picture(*(part[top:bottom] for part in picture))
+        share = round(1000 * top / height), round(1000 * bottom / height)
+        found += [[(*part, *share) for part in parts] for parts in panels_of_row(row)]
+    return found if any(parts[-1][:2] != (0, 1000) for parts in found) else []
+
+
+def panels_of_row(picture: Picture) -> list[list[tuple[int, int]]]:
+    """Return left and right of the parts that show each panel of a row, in thousandths of the width."""
+    columns = columns_of(picture)
+    width = len(columns.ink)
+    found = [with_labels(columns, start, end) for start, end in pairwise([0, *cuts(columns.ink), width])]
+    return [[(round(1000 * start / width), round(1000 * end / width)) for start, end in parts] for parts in found]
+
+
+def ratio(file: Path) -> float:
+    """Return the width of a picture, divided by its height."""
+    if file.suffix == ".svg":
+        view = VIEW.search(file.read_text(encoding="utf-8"))
+        width, height = (float(number) for number in view.groups()) if view else (1.0, 1.0)
+    else:
+        with PIL.Image.open(file) as picture:
+            width, height = picture.size
+    return width / height
+
+
+def points(file: Path) -> Picture:
+    """Look at a picture of points."""
+    with PIL.Image.open(file) as picture:
+        red, green, blue = picture.convert("RGB").split()
+    brightest = np.asarray(ImageChops.lighter(red, ImageChops.lighter(green, blue)))
+    darkest = np.asarray(ImageChops.darker(red, ImageChops.darker(green, blue)))
+    return Picture(darkest < darkest[0, 0] - 12, brightest < 100)
+
+
+def drawing(file: Path) -> Picture:
+    """Read a drawing of matplotlib: its axes, and its texts, whose sizes are estimated."""
+    text = file.read_text(encoding="utf-8")
+    view = VIEW.search(text)
+    width, height = (round(float(number)) for number in view.groups()) if view else (1, 1)
+    ink, dark = np.zeros((2, height, width), dtype=bool)
+    for numbers in AXES.findall(text) if view else ():
+        left, bottom, right, top = (int(float(number)) for number in numbers)
+        ink[top : bottom + 1, left : right + 1] = True
+        dark[top : bottom + 1, left] = True
+    for words, *place, turned, scale in TEXT.findall(text):
+        x, y = (int(float(number)) for number in place)
+        high, wide = (round(float(scale) * size) for size in (HEIGHT, LETTER * len(words)))
+        if turned:
+            ink[max(0, y - wide) : y + 1, max(0, x - high) : x + 2] = True
+        else:
+            ink[max(0, y - high) : y + 1, x : x + wide] = True
+    return Picture(ink, dark)
 
 
 class Columns(NamedTuple):
@@ -36,46 +111,15 @@ class Columns(NamedTuple):
     axis: np.ndarray
 
 
-def panels(file: Path) -> list[list[tuple[int, int]]]:
-    """Return the parts of the picture that show each panel, in thousandths of the width; nothing for a single panel."""
-    columns = columns_of_drawing(file) if file.suffix == ".svg" else columns_of_points(file)
-    width = len(columns.ink)
-    places = cuts(columns.ink)
-    found = [with_labels(columns, start, end) for start, end in pairwise([0, *places, width])] if places else []
-    return [[(round(1000 * start / width), round(1000 * end / width)) for start, end in parts] for parts in found]
-
-
-def columns_of_points(file: Path) -> Columns:
-    """Look at a picture of points."""
-    with PIL.Image.open(file) as picture:
-        red, green, blue = picture.convert("RGB").split()
-    brightest = np.asarray(ImageChops.lighter(red, ImageChops.lighter(green, blue)))
-    darkest = np.asarray(ImageChops.darker(red, ImageChops.darker(green, blue)))
-    run = longest = np.zeros(brightest.shape[1], dtype=int)
-    for dark in brightest < 100:
-        run = (run + 1) * dark
+def columns_of(picture: Picture) -> Columns:
+    """Look at the columns of a picture."""
+    ink, dark = picture
+    run = longest = np.zeros(dark.shape[1], dtype=int)
+    for line in dark:
+        run = (run + 1) * line
         longest = np.maximum(longest, run)
-    ink = darkest < darkest[0, 0] - 12
     top, bottom = (round(share * len(ink)) for share in MIDDLE)
     return Columns(ink.any(axis=0), ink[top:bottom].any(axis=0), longest > LONG * len(ink))
-
-
-def columns_of_drawing(file: Path) -> Columns:
-    """Read a drawing of matplotlib: its axes, and its texts, whose widths are estimated."""
-    drawing = file.read_text(encoding="utf-8")
-    view = VIEW.search(drawing)
-    width, height = (round(float(number)) for number in view.groups()) if view else (1, 1)
-    ink, beside, axis = np.zeros((3, width), dtype=bool)
-    for left, right in AXES.findall(drawing) if view else ():
-        ink[int(float(left)) : int(float(right)) + 1] = True
-        axis[int(float(left))] = True
-    for words, x, y, turned, scale in TEXT.findall(drawing):
-        start = int(float(x))
-        size = round(float(scale) * (HEIGHT if turned else LETTER * len(words)))
-        place = slice(max(0, start - size), start + 2) if turned else slice(start, start + size)
-        ink[place] = True
-        beside[place] |= MIDDLE[0] * height < float(y) < MIDDLE[1] * height
-    return Columns(ink, beside, axis)
 
 
 def cuts(ink: np.ndarray) -> list[int]:
@@ -87,15 +131,26 @@ def cuts(ink: np.ndarray) -> list[int]:
     return []
 
 
-def first_gap(ink: np.ndarray, share: float) -> int:
-    """Return the middle of the first blank gap near some share of the width, the one before a label; zero for none."""
+def gaps(ink: np.ndarray, share: float) -> list[tuple[int, int]]:
+    """Return begin and end of the blank gaps near some share of the length."""
     edges = np.flatnonzero(np.diff(np.concatenate([[True], ink, [True]]).astype(int)))
-    for start, end in edges.reshape(-1, 2):
-        middle = (start + end) // 2
-        inside = start > 0 and end < len(ink)
-        if inside and end - start >= BLANK * len(ink) and abs(middle / len(ink) - share) <= NEAR:
-            return int(middle)
-    return 0
+    return [
+        (int(start), int(end))
+        for start, end in edges.reshape(-1, 2)
+        if start > 0 and end < len(ink)
+        if end - start >= BLANK * len(ink) and abs((start + end) // 2 / len(ink) - share) <= NEAR
+    ]
+
+
+def first_gap(ink: np.ndarray, share: float) -> int:
+    """Return the middle of the first gap near some share of the width, the one before a label; zero for none."""
+    return next(((start + end) // 2 for start, end in gaps(ink, share)), 0)
+
+
+def widest_gap(ink: np.ndarray) -> int:
+    """Return the middle of the widest gap near half the height: between labels and the titles below; zero for none."""
+    start, end = max(gaps(ink, 0.5), key=lambda gap: gap[1] - gap[0], default=(0, 0))
+    return (start + end) // 2
 
 
 def with_labels(columns: Columns, start: int, end: int) -> list[tuple[int, int]]:

@@ -55,9 +55,10 @@ def show_panels(app: Sphinx, page: str, template: str, context: dict[str, Any], 
     files = {Path(kept).name: Path(app.srcdir) / source for source, (_, kept) in app.env.images.items()}
 
     def one(image: re.Match[str]) -> str:
-        found = panels.panels(files[Path(image[1]).name])
-        parts = " ".join(",".join(f"{start}-{end}" for start, end in panel) for panel in found)
-        return f'{image[0]} data-panels="{parts}"' if found else image[0]
+        file = files[Path(image[1]).name]
+        found = panels.panels(file)
+        parts = " ".join(",".join("-".join(map(str, part)) for part in panel) for panel in found)
+        return f'{image[0]} data-panels="{parts}" data-ratio="{panels.ratio(file):.4f}"' if found else image[0]
 
     if "body" in context:
         context["body"] = WIDE_IMAGE.sub(one, context["body"])

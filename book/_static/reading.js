@@ -105,13 +105,15 @@
   };
 
   // The panels of a wide picture stand below each other. data-panels holds for each of them the parts of the picture that
-  // show it, in thousandths of the width.
-  const partOf = (image, [start, end], width) => {
+  // show it: left, right, top, bottom, in thousandths of width and height; data-ratio is the width divided by the height.
+  const partOf = (image, [start, end, top, bottom], width) => {
     const part = document.createElement("span");
     const copy = image.cloneNode();
     part.style.width = `${(100 * (end - start)) / width}%`;
     copy.style.width = `${100000 / (end - start)}%`;
     copy.style.marginLeft = `${(-100 * start) / (end - start)}%`;
+    copy.style.transform = `translateY(${-top / 10}%)`;
+    part.style.aspectRatio = (image.dataset.ratio * (end - start)) / (bottom - top);
     copy.alt = "";
     part.append(copy);
     return part;
