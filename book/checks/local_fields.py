@@ -544,11 +544,11 @@ class Pair:
 SEEDS = 3
 """How many networks are trained side by side with each loss."""
 
-LOSSES = ("divergence", "reconstruction", "log_det", "approximation", "plain", "regression", "narrow")
-"""Names of the stored trainings: the four losses, the divergence without helps, and two regressions."""
+LOSSES = ("divergence", "reconstruction", "log_det", "approximation", "plain", "regression", "narrow", "symmetric")
+"""Names of the stored trainings: the four losses, the divergence without helps, and three regressions."""
 
-HELPED = ("divergence", "pictures")
-"""Names of the trainings with the symmetries of the field, fresh samples, and `coloured`."""
+TIED = ("divergence", "symmetric", "pictures")
+"""Names of the trainings whose networks have the symmetries of the field."""
 
 STORED = Path(__file__).with_suffix(".npz")
 """The weights of the trained networks: see `book/experiments/local_fields.py`."""
@@ -600,7 +600,7 @@ def untrained(name: str, seed: int) -> ConvIResNet:
         net = network(seed, 1, PICTURES.shape, kernel=3)
     else:
         net = network(seed, kernel=3 if name == "narrow" else 5)
-    if name in HELPED:
+    if name in TIED:
         tie(net, 2.0)
     return net
 
@@ -663,7 +663,7 @@ def about_training() -> dict[str, Any]:
         numbers = ("accepted", "spread", "apart", "apart_error", "large", "range", "large_accepted", "energies")
         drawn = {key: torch.from_numpy(file[f"pictures/{key}"]) for key in numbers}
         seconds = {name: float(file[f"{name}/seconds"]) for name in names}
-        fresh = {name: int(file[f"{name}/fresh"]) for name in HELPED}
+        fresh = {name: int(file[f"{name}/fresh"]) for name in ("divergence", "pictures")}
         return {"seconds": seconds, "points": int(file["points"]), "fresh": fresh, **drawn}
 
 

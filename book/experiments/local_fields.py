@@ -2,7 +2,7 @@
 
     python book/experiments/local_fields.py divergence        one of the four losses; again, to go on after a stop
     python book/experiments/local_fields.py plain             the divergence, without symmetries, from few samples
-    python book/experiments/local_fields.py regression        on the exact map; narrow: with kernels of size three
+    python book/experiments/local_fields.py regression        on the exact map; narrow: kernels of size three; symmetric
     python book/experiments/local_fields.py pictures          the divergence loss on pictures of 24 x 24
     python book/experiments/local_fields.py --minutes 4 ...   stop after so long
     python book/experiments/local_fields.py --collect         write book/checks/local_fields.npz
@@ -39,6 +39,7 @@ SETTINGS = {
     "approximation": {"steps": 100, "batch_size": 16},
     "regression": {"steps": 1000, "batch_size": 32},
     "narrow": {"steps": 1000, "batch_size": 32},
+    "symmetric": {"steps": 1000, "batch_size": 32},
     "pictures": {"steps": 3000, "batch_size": 2},
 }
 OTHERS: dict[str, Any] = {
@@ -47,6 +48,7 @@ OTHERS: dict[str, Any] = {
     "plain": "divergence",
     "regression": checks.regression,
     "narrow": checks.regression,
+    "symmetric": checks.regression,
 }
 SEED = 9
 POINTS = 32_768
@@ -137,23 +139,23 @@ def large_picture(tiles: torch.Tensor, random: torch.Generator) -> dict[str, tor
 
 def train(loss: str, folder: Path, minutes: float) -> None:
     """Train until the end, or for some minutes; then store what is known."""
-    net, start, helped = checks.untrained(loss, SEED), time.monotonic(), loss in checks.HELPED
+    net, start, tied = checks.untrained(loss, SEED), time.monotonic(), loss in checks.TIED
 
     def after_step(now: TrainingStep) -> bool:
-        if helped:
+        if tied:
             checks.tie(net)
         return time.monotonic() - start > 60 * minutes
 
     history = checks.fit(
         net,
         OTHERS.get(loss, loss),
-        fresh(loss, folder) if helped else samples(folder),
+        fresh(loss, folder) if loss in MOVES else samples(folder),
         **SETTINGS[loss],
         seed=SEED,
         callback=after_step,
         checkpoint=str(folder / f"{loss}.checkpoint"),
     )
-    if helped:
+    if tied:
         checks.tie(net)
     state = {key: value.detach() for key, value in net.named_parameters()}
     torch.save({"state": state, "seconds": history.seconds, "steps": len(history.loss)}, folder / f"{loss}.pt")
@@ -175,7 +177,7 @@ def collect(folder: Path) -> None:
         arrays |= {f"{loss}/{key}": value.numpy() for key, value in found["state"].items()}
         arrays[f"{loss}/seconds"] = found["seconds"]
     drawn = pictures(folder)
-    arrays |= {f"{loss}/fresh": len(fresh(loss, folder)) for loss in checks.HELPED}
+    arrays |= {f"{loss}/fresh": len(fresh(loss, folder)) for loss in MOVES}
     arrays |= {f"pictures/{key}": drawn[key].numpy() for key in drawn if key != "points"}
     np.savez_compressed(checks.STORED, allow_pickle=False, **arrays)
 
