@@ -84,14 +84,19 @@ def is_moderate(u: Tensor) -> bool:
         return False
 
 
+def _constant(value: float, like: Tensor) -> Tensor:
+    """Return a number as a tensor; in torch 2.4, `new_tensor` fails under `torch.func`."""
+    return torch.full((), value, dtype=like.dtype, device=like.device)
+
+
 def _moderate(u: Tensor) -> tuple[Tensor, Tensor]:
     """Return `smooth_abs` for numbers whose squares do not overflow: three sweeps over the memory."""
-    square = torch.addcmul(u.new_tensor(0.25), u, u)
+    square = torch.addcmul(_constant(0.25, u), u, u)
     if u.requires_grad:
         root = square.sqrt()
         return root - 0.5, u / root
     inverse = square.rsqrt()  # cheaper
-    return torch.addcmul(u.new_tensor(-0.5), square, inverse), u * inverse
+    return torch.addcmul(_constant(-0.5, u), square, inverse), u * inverse
 
 
 class _SmoothAbs(Activation):
