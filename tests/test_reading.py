@@ -47,10 +47,12 @@ $$ {TERMS} $$
 PICTURE = """\
 <svg xmlns="http://www.w3.org/2000/svg" width="540pt" height="240pt" viewBox="0 0 540 240">
 <g id="axes_1"><path d="M 54 200
-L 265 200"/></g>
+L 265 200
+L 265 20"/></g>
 <g id="text_1"><!-- up --><g transform="translate(20 100) scale(0.1 -0.1)"></g></g>
 <g id="axes_2"><path d="M 275 200
-L 530 200"/></g>
+L 530 200
+L 530 20"/></g>
 </svg>
 """
 
