@@ -140,6 +140,22 @@ def test_two_rows_of_panels_are_read_row_by_row(tmp_path: Path, suffix: str) -> 
     assert panels.ratio(tmp_path / f"a.{suffix}") == pytest.approx(7.4 / 6.6, rel=0.01)
 
 
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_a_title_wider_than_its_panel_stays_whole(tmp_path: Path, suffix: str) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(7.4, 2.4), sharey=True, layout="constrained")
+    for ax in axes:
+        ax.set_aspect(1)
+    axes[0].set_ylabel("up")
+    title = axes[1].set_title("a long title " * 3)
+    figure.draw_without_rendering()
+    begin = 1000 * title.get_window_extent().x0 / figure.bbox.width
+    figure.savefig(tmp_path / f"a.{suffix}", dpi=220)
+    plt.close(figure)
+    found = panels.panels(tmp_path / f"a.{suffix}")
+    assert len(found) == 2
+    assert found[1][-1][0] <= begin + 5 < 1000 * axes[1].get_position().x0
+
+
 def test_one_panel_above_another_is_not_cut(tmp_path: Path) -> None:
     assert drawn(tmp_path / "a.png", 1, "up", share=False, rows=2)[0] == []
 

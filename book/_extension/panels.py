@@ -158,7 +158,7 @@ def with_labels(columns: Columns, start: int, end: int) -> list[tuple[int, int]]
     axes, own = np.flatnonzero(columns.axis), start + np.flatnonzero(columns.axis[start:end])
     if start == 0 or not len(own) or has_labels(columns, start, own[0]) or not has_labels(columns, 0, axes[0]):
         return [(start, end)]
-    return [(0, int(axes[0])), (int(own[0]), end)]
+    return [(0, int(axes[0])), (start + int(columns.ink[start:end].argmax()), end)]  # a title may begin before the axis
 
 
 def has_labels(columns: Columns, start: int, axis: int) -> bool:
