@@ -293,7 +293,8 @@ def benchmarks(_: list[Chapter]) -> list[str]:
     for topic in topics.values():
         met = [check["reached"] for check in topic["checks"]]
         title = re.sub(r"\$.*?\$", "", topic["title"])
-        rows.append((title, topic["machine"]["date"], f"{sum(met)} of {len(met)}" if met else "—"))
+        date = topic["machine"]["date"].replace("-", "\N{NON-BREAKING HYPHEN}")
+        rows.append((title, date, f"{sum(met)} of {len(met)}" if met else "—"))
     return table(("Measured", "On", "Targets reached"), rows, 2) if rows else NOTHING
 
 
