@@ -158,7 +158,10 @@ def tests(_: list[Chapter]) -> list[str]:
     keys = ("files", "tests", "skipped", "failed", "seconds")
     rows = [(name, *(round(group[key]) for key in keys)) for name, group in sorted(groups.items())]
     total = [round(sum(group[key] for group in groups.values())) for key in keys]
-    each = [(code(file), *(round(c[key]) for key in keys[1:])) for file, c in sorted(entry["files"].items())]
+    each = [
+        (code(file.removesuffix(".ipynb")), *(round(c[key]) for key in keys[1:]))
+        for file, c in sorted(entry["files"].items())
+    ]
     covered = [(code(file), f"{percent:.1f}") for file, percent in entry["coverage"].items()]
     head = ("Tests of", "Files", "Tests", "Skipped", "Failed", "Seconds")
     return [
