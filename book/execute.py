@@ -12,8 +12,8 @@ cells with their outputs. This script writes the second from the first::
     python book/execute.py --lint       change nothing; list what is wrong with the style of the code cells
     python book/execute.py NAME ...     the same for some chapters only
 
-A chapter is out of date when a code cell, the code of ``invlib``, the chapter's own module in ``checks`` or one
-that all chapters share has changed since it was last run. A hash of these, stored in the notebook's metadata,
+A chapter is out of date when a code cell, the code of ``invlib``, or a module of ``checks`` that the chapter imports,
+itself or by way of another one, has changed since it was last run. A hash of these, stored in the notebook's metadata,
 decides this. So an edit of the prose, or of a docstring, never runs a training again. How long a chapter took, and on
 which machine, stands in ``state/chapters.json``.
 
@@ -124,10 +124,10 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
 
 def code_hash(notebook: NotebookNode, chapter: Path, library: Path = LIBRARY) -> str:
     """Return the SHA-256 of all code that a notebook runs: its own, its checks' and the library's."""
-    digest = hashlib.sha256()
-    for cell in code_cells(notebook):
-        digest.update(cell.source.encode() + b"\0")
-    for root, paths in ((library, sorted(library.rglob("*.py"))), (chapter.parent, checks_of(chapter))):
+    digest, sources = hashlib.sha256(), [cell.source for cell in code_cells(notebook)]
+    for source in sources:
+        digest.update(source.encode() + b"\0")
+    for root, paths in ((library, library.rglob("*.py")), (chapter.parent, checks_of(sources, chapter.parent))):
         for path in sorted(paths, key=lambda path: path.relative_to(root).as_posix()):
             code = code_lines(path.read_text(encoding="utf-8"))
             digest.update(f"{path.relative_to(root).as_posix()}\0{code}\0".encode())
@@ -136,11 +136,29 @@ def code_hash(notebook: NotebookNode, chapter: Path, library: Path = LIBRARY) ->
     return digest.hexdigest()
 
 
-def checks_of(chapter: Path) -> list[Path]:
-    """Return the modules of checks that a chapter may use: its own, and those that belong to no chapter."""
-    others = {path.stem.replace("-", "_") for path in find_chapters(chapter.parent)} - {chapter.stem.replace("-", "_")}
-    modules = sorted((chapter.parent / CHECKS.name).rglob("*.py"))
-    return [path for path in modules if path.stem not in others]
+def checks_of(sources: list[str], book: Path) -> set[Path]:
+    """Return the modules of checks that code imports, and those that these import in turn."""
+    found: set[Path] = set()
+    waiting = list(sources)
+    while waiting:
+        new = {book / CHECKS.name / f"{name}.py" for name in imported_checks(waiting.pop())} - found
+        new = {path for path in new if path.exists()}
+        found |= new
+        waiting += [path.read_text(encoding="utf-8") for path in new]
+    return found
+
+
+def imported_checks(source: str) -> set[str]:
+    """Return the names that code imports from the package of checks: modules, as a rule."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == CHECKS.name:
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{CHECKS.name}."):
+            names.add(str(node.module).split(".")[1])
+        elif isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith(f"{CHECKS.name}."))
+    return names
 
 
 def code_lines(source: str) -> str:

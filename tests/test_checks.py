@@ -38,13 +38,22 @@ def test_every_check_is_on_its_page(name):
     assert unused == []
 
 
-def test_the_hash_of_a_chapter_depends_on_its_checks_only(tmp_path):
-    for name in ("first", "second-one"):
-        (tmp_path / f"{name}.md").write_text("---\njupytext:\n  formats: ipynb,md:myst\n---\n", encoding="utf-8")
+def test_the_hash_of_a_chapter_depends_on_the_checks_that_it_imports(tmp_path):
+    cells = {"first": "from checks.first import x", "second-one": "from checks import second_one as checks"}
+    head = "---\njupytext:\n  formats: ipynb,md:myst\n---\n"
+    for name, cell in cells.items():
+        (tmp_path / f"{name}.md").write_text(f"{head}\n```{{code-cell}}\n{cell}\n```\n", encoding="utf-8")
     checks = tmp_path / "checks"
     checks.mkdir()
-    for name in ("first", "second_one", "tools"):
-        (checks / f"{name}.py").write_text("x = 1\n", encoding="utf-8")
+    heads = {
+        "first": "from checks.tools import x\n",
+        "second_one": "import checks.far\n",
+        "far": "from checks.tools import x\n",
+        "tools": "import torch\n",
+        "idle": "",
+    }
+    for name, text in heads.items():
+        (checks / f"{name}.py").write_text(text, encoding="utf-8")
 
     library = tmp_path / "library"
     library.mkdir()
@@ -55,9 +64,11 @@ def test_the_hash_of_a_chapter_depends_on_its_checks_only(tmp_path):
 
     def changed_by(name):
         before = hashes()
-        (checks / f"{name}.py").write_text(f"x = {len(name)}\n", encoding="utf-8")
+        (checks / f"{name}.py").write_text(f"{heads[name]}x = {len(name)}\n", encoding="utf-8")
         return [old != new for old, new in zip(before, hashes(), strict=True)]
 
     assert changed_by("first") == [True, False]
     assert changed_by("second_one") == [False, True]
+    assert changed_by("far") == [False, True]  # by way of another one
     assert changed_by("tools") == [True, True]
+    assert changed_by("idle") == [False, False]

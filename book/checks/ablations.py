@@ -8,23 +8,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 import invlib
-from checks.tools import rms, seeded
+from checks.tools import bumps, isotonic, rms, seeded
 from invlib import Activation, GaussianMixture, IResNet, LinearProblem, Samples, testproblems
 from invlib.activations import SWISH
 
 Numbers = dict[str, float]
 
 NOISE_STD = 0.45
-
-
-def bumps(weight: float = 0.5, scale: float = 1.0) -> GaussianMixture:
-    """Return the book's two bumps with another weight of the first one, or with means that are farther apart."""
-    usual = testproblems.two_bumps([0.8 * scale, 0.5 * scale])
-    return GaussianMixture([weight, 1 - weight], usual.means, usual.covariances)
 
 
 # The settings that are tried, and what every estimator makes of them
@@ -416,11 +409,6 @@ class Line:
             return (errors.square() @ weights).sqrt()
 
         return size(self.inverse(values) - mode) / size(mode - mean)
-
-
-def isotonic(values: Tensor, weights: Tensor) -> Tensor:
-    """Return the nearest increasing sequence."""
-    return torch.from_numpy(isotonic_regression(values.numpy(), weights=weights.numpy()).x)
 
 
 def nearest_with_slopes(line: Line, low: float, high: float, rounds: int = 10_000) -> Tensor:

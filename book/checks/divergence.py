@@ -14,7 +14,7 @@ from scipy import optimize, signal
 from torch import Tensor
 
 import invlib
-from checks.tools import column, quadrature, random_prior, random_problem, rms, seeded
+from checks.tools import column, isotonic, quadrature, random_prior, random_problem, rms, seeded, steep_network
 from invlib import GaussianMixture, IResNet, LinearProblem, testproblems
 from invlib.activations import smooth_abs
 
@@ -812,12 +812,6 @@ class Fold:
     floor: float
 
 
-def isotonic(values: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the increasing sequence nearest to `values`: neighbours that violate the order are pooled."""
-    result = optimize.isotonic_regression(values.numpy(), weights=None if weights is None else weights.numpy())
-    return torch.from_numpy(result.x)
-
-
 def fold(strength: float = 0.45) -> Fold:
     """Return the folding example; the probability outside of the grid is below 1e-10."""
     x = column(-3.5, 3.5, 70_001)
@@ -1106,15 +1100,6 @@ def random_signs(*shape: int, generator: torch.Generator) -> Tensor:
     return 2.0 * torch.randint(2, shape, generator=generator).double() - 1.0
 
 
-def steep_network(dim: int, width: int, seed: int) -> IResNet:
-    """Return a random network of two blocks that use their whole Lipschitz budget."""
-    net = IResNet(dim, blocks=2, width=width, lipschitz=0.9, dtype=torch.float64, generator=seeded(seed))
-    net.requires_grad_(False)
-    for parameter in net.parameters():
-        parameter.mul_(1.5)
-    return net
-
-
 def moments_of_probes(matrix: Tensor, nodes: Tensor, weights: Tensor) -> tuple[float, float]:
     """Return mean and variance of <v, B v>, for v with independent entries of a law with finitely many values."""
     dim = len(matrix)
@@ -1151,7 +1136,7 @@ def check_rn_hutchinson() -> Numbers:
             gaps += [abs(mean - float(matrix.trace())), abs(variance - variance_of_probes(matrix, kappa))]
     assert max(gaps) < 1e-10
 
-    net = steep_network(4, 12, 80)
+    net = steep_network(4, 2, 12, 0.9, 80, gain=1.5)
     point = torch.randn(1, 4, dtype=torch.float64, generator=generator)
     _, estimates = net.estimate_divergence(point.expand(2000, 4), generator=generator)
     eight = estimates.mul(1e9).round().unique() / 1e9
@@ -1238,12 +1223,6 @@ class Case:
     def curvature(self) -> float:
         """Return a valid c."""
         return least_curvature(self.problem, self.prior, self.strength)
-
-
-def bumps(weight: float = 0.5, scale: float = 1.0) -> GaussianMixture:
-    """Return the book's two bumps with another weight of the first one, or with means that are farther apart."""
-    usual = testproblems.two_bumps([0.8 * scale, 0.5 * scale])
-    return GaussianMixture([weight, 1 - weight], usual.means, usual.covariances)
 
 
 def member(net: IResNet, index: int) -> IResNet:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import invlib
-from checks.tools import column, quadrature, random_prior, random_problem, rms, seeded
+from checks.tools import bumps, column, identity, quadrature, random_prior, random_problem, rms, seeded
 from invlib import GaussianMixture, LinearProblem, testproblems
 from invlib.testproblems import epsilon_problem
 
@@ -20,11 +20,6 @@ Map = Callable[[Tensor], Tensor]
 
 Numbers = dict[str, float]
 LEVELS = (0.5, 0.8, 0.95)
-
-
-def identity(size: int) -> Tensor:
-    """Return the identity matrix in double precision."""
-    return torch.eye(size, dtype=torch.float64)
 
 
 def trace(matrix: Tensor) -> Tensor:
@@ -508,12 +503,6 @@ def control_eb_average() -> Numbers:
 
 
 # The experiment
-
-
-def bumps(weight: float = 0.5, scale: float = 1.0) -> GaussianMixture:
-    """Return the book's two bumps with another weight of the first one, or with means that are farther apart."""
-    usual = testproblems.two_bumps([0.8 * scale, 0.5 * scale])
-    return GaussianMixture([weight, 1 - weight], usual.means, usual.covariances)
 
 
 @dataclass(frozen=True)

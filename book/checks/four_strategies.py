@@ -15,8 +15,8 @@ from torch import Tensor
 
 import invlib
 from checks.minimizers import grid_of, minimizer_on_line
-from checks.tools import rms, seeded
-from invlib import GaussianMixture, IResNet, LinearProblem, testproblems
+from checks.tools import bumps, rms, seeded
+from invlib import GaussianMixture, IResNet, LinearProblem
 from invlib.log_det_minimizer import LogDetMinimizer
 
 Numbers = dict[str, float]
@@ -124,12 +124,6 @@ def inverse_by_newton(net: IResNet, z: Tensor, start: Tensor) -> Tensor:
 
 
 # Geometries and their exact maps
-
-
-def bumps(weight: float = 0.5, scale: float = 1.0) -> GaussianMixture:
-    """Return the book's two bumps with another weight of the first one, or with means that are farther apart."""
-    usual = testproblems.two_bumps([0.8 * scale, 0.5 * scale])
-    return GaussianMixture([weight, 1 - weight], usual.means, usual.covariances)
 
 
 class Separable:

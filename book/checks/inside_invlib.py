@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import invlib
-from checks.tools import seeded
+from checks.tools import randn, seeded, steep_network
 from invlib import IResNet, LinearProblem, testproblems
 from invlib.activations import smooth_abs
 from invlib.dense import DenseBlock
@@ -30,11 +30,6 @@ Map = Callable[[Tensor], Tensor]
 Parts = list[Tensor]
 
 
-def randn(*shape: int, generator: torch.Generator) -> Tensor:
-    """Return standard normal numbers, float64."""
-    return torch.randn(*shape, dtype=torch.float64, generator=generator)
-
-
 def norm(matrices: Tensor) -> Tensor:
     """Return the spectral norms, (...), of matrices (..., m, n), by a singular value decomposition."""
     value: Tensor = torch.linalg.matrix_norm(matrices, 2)
@@ -47,17 +42,6 @@ def show(*functions: object) -> None:
         source = textwrap.dedent(inspect.getsource(function))  # type: ignore[arg-type]
         source = re.sub(r'\n *r?""".*?"""', "", source, count=1, flags=re.DOTALL)
         print(re.sub(r" *# noqa.*", "", source))
-
-
-def steep_network(dim: int, blocks: int, width: int, lipschitz: float, seed: int, gain: float = 3.0) -> IResNet:
-    """Return a random network whose blocks have sharp bends and use their whole budget."""
-    net = IResNet(
-        dim, blocks=blocks, width=width, lipschitz=lipschitz, dtype=torch.float64, generator=seeded(seed)
-    ).requires_grad_(False)
-    for parameter in net.parameters():
-        parameter.mul_(gain)
-    assert (net.block_bounds() > lipschitz * (1 - 1e-9)).all()
-    return net
 
 
 @functools.cache

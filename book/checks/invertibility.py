@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 import invlib
 from checks import choosing, local_fields
-from checks.ablations import Geometry, bumps
+from checks.ablations import Geometry
 from checks.choosing import newton, problem_at
-from checks.tools import rms, seeded
+from checks.tools import bumps, rms, seeded
 from invlib import ConvIResNet, IResNet, LinearProblem, Samples
 from invlib.coupling import CouplingFlow
 from invlib.samples import Epochs

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import invlib
-from checks.tools import rms, seeded
+from checks.tools import bumps, rms, seeded
 from invlib import GaussianMixture, LinearProblem
 from invlib.log_det_minimizer import LogDetMinimizer
-from invlib.testproblems import epsilon_problem, two_bumps
+from invlib.testproblems import epsilon_problem
 
 Numbers = dict[str, float]
 """What a page quotes, by name."""
@@ -304,12 +304,6 @@ def check_lg_first() -> Numbers:
 
 
 # Geometries, and estimators on fresh data
-
-
-def bumps(weight: float = 0.5, scale: float = 1.0) -> GaussianMixture:
-    """Return the book's two bumps, with a weight of the first one, and `scale` times as far apart."""
-    prior = two_bumps([0.8 * scale, 0.5 * scale], STD)
-    return GaussianMixture([weight, 1 - weight], prior.means, prior.covariances)
 
 
 @dataclass(frozen=True)

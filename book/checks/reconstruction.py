@@ -14,7 +14,7 @@ from scipy import optimize
 from torch import Tensor
 
 import invlib
-from checks.tools import column, random_prior, rms, seeded
+from checks.tools import bumps, column, random_prior, rms, seeded
 from invlib import GaussianMixture, IResNet, LinearProblem, testproblems
 from invlib.training import Strategy
 
@@ -56,12 +56,6 @@ def ideal_forward(problem: LinearProblem, prior: GaussianMixture, x: Tensor) -> 
 def posterior_variance(problem: LinearProblem, prior: GaussianMixture, z: Tensor) -> Tensor:
     """Return tr Cov(x | z), (...)."""
     return invlib.posterior_covariance(problem, prior, z).diagonal(dim1=-2, dim2=-1).sum(-1)
-
-
-def bumps(weight: float = 0.5, scale: float = 1.0) -> GaussianMixture:
-    """Return the book's two bumps with another weight of the first one, or with means that are farther apart."""
-    usual = testproblems.two_bumps([0.8 * scale, 0.5 * scale])
-    return GaussianMixture([weight, 1 - weight], usual.means, usual.covariances)
 
 
 @dataclass(frozen=True)
@@ -946,8 +940,3 @@ def fold_edge(first: float, z: Tensor) -> float:
         return float(blind_law(first, second).hessian(z).max())
 
     return float(optimize.brentq(lambda second: 1.0 if steepest_fall(second) > 0 else -1.0, first, 10.0, xtol=1e-6))
-
-
-def isotonic(values: Tensor, weights: Tensor) -> Tensor:
-    """Return the nearest increasing sequence."""
-    return torch.from_numpy(optimize.isotonic_regression(values.numpy(), weights=weights.numpy()).x)

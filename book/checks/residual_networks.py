@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import invlib
-from checks.tools import seeded
+from checks.tools import randn, seeded, steep_network
 from invlib import IResNet, LinearProblem, testproblems
 from invlib.activations import smooth_abs
 from invlib.dense import DenseBlock
@@ -41,11 +41,6 @@ Condition = Callable[[Tensor, int, float], bool]
 # Networks and matrices
 
 
-def randn(*shape: int, generator: torch.Generator) -> Tensor:
-    """Return standard normal numbers, float64."""
-    return torch.randn(*shape, dtype=torch.float64, generator=generator)
-
-
 def matrix(*rows: tuple[float, ...]) -> Tensor:
     """Return a matrix, float64."""
     return torch.tensor(rows, dtype=torch.float64)
@@ -61,17 +56,6 @@ def norm(matrices: Tensor) -> Tensor:
     """Return the spectral norms, (...), of matrices (..., m, n), by a singular value decomposition."""
     value: Tensor = torch.linalg.matrix_norm(matrices, 2)
     return value
-
-
-def steep_network(dim: int, blocks: int, width: int, lipschitz: float, seed: int, gain: float = 3.0) -> IResNet:
-    """Return a random network whose blocks have sharp bends and use their whole budget."""
-    net = IResNet(
-        dim, blocks=blocks, width=width, lipschitz=lipschitz, dtype=torch.float64, generator=seeded(seed)
-    ).requires_grad_(False)
-    for parameter in net.parameters():
-        parameter.mul_(gain)
-    assert (net.block_bounds() > lipschitz * (1 - 1e-9)).all()
-    return net
 
 
 def jacobian_by_rows(phi: Map, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from scipy import optimize
 from torch import Tensor
 
 import invlib
-from checks.tools import seeded
+from checks.tools import identity, randn, seeded
 from invlib import GaussianMixture, IResNet, LinearProblem
 
 Numbers = dict[str, float]
@@ -19,16 +19,6 @@ Case = tuple[LinearProblem, GaussianMixture]
 """A problem and a prior."""
 
 SIZE, NOISE = 32, 0.1
-
-
-def identity(size: int) -> Tensor:
-    """Return the unit matrix, float64."""
-    return torch.eye(size, dtype=torch.float64)
-
-
-def randn(*shape: int, generator: torch.Generator) -> Tensor:
-    """Return standard normal numbers, float64."""
-    return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
 
 # The signals

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from scipy import optimize
 from torch import Tensor
 
-from invlib import GaussianMixture, LinearProblem
+from invlib import GaussianMixture, IResNet, LinearProblem
+from invlib.testproblems import two_bumps
 
 Points = tuple[Tensor, Tensor]
 """Points (P, n) and their weights (P,)."""
@@ -39,6 +41,22 @@ def rms(vectors: Tensor) -> Tensor:
     return vectors.square().sum(-1).mean(-1).sqrt()
 
 
+def identity(size: int) -> Tensor:
+    """Return the identity matrix, (size, size), float64."""
+    return torch.eye(size, dtype=torch.float64)
+
+
+def randn(*shape: int, generator: torch.Generator) -> Tensor:
+    """Return standard normal numbers, float64."""
+    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+
+def isotonic(values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the increasing sequence nearest to `values`, (P,): neighbours that violate the order are pooled."""
+    result = optimize.isotonic_regression(values.numpy(), weights=None if weights is None else weights.numpy())
+    return torch.from_numpy(result.x)
+
+
 def column(start: float, stop: float, count: int) -> Tensor:
     """Return equidistant numbers as points of the line, (count, 1), float64."""
     return torch.linspace(start, stop, count, dtype=torch.float64)[:, None]
@@ -64,6 +82,12 @@ def quadrature(
     return points[keep], weights[keep]
 
 
+def bumps(weight: float = 0.5, scale: float = 1.0) -> GaussianMixture:
+    """Return the book's two bumps with another weight of the first one, or with means that are farther apart."""
+    usual = two_bumps([0.8 * scale, 0.5 * scale])
+    return GaussianMixture([weight, 1 - weight], usual.means, usual.covariances)
+
+
 def random_prior(dim: int, generator: torch.Generator, components: int = 2) -> GaussianMixture:
     """Return a random Gaussian mixture with means and widths of size one."""
     factor = torch.randn(components, dim, dim, dtype=torch.float64, generator=generator)
@@ -78,3 +102,14 @@ def random_problem(measurements: int, dim: int, generator: torch.Generator, nois
     operator = torch.randn(measurements, dim, dtype=torch.float64, generator=generator)
     operator[:dim] += 1.5 * torch.eye(dim, dtype=torch.float64)[:measurements]
     return LinearProblem(operator, noise_std)
+
+
+def steep_network(dim: int, blocks: int, width: int, lipschitz: float, seed: int, gain: float = 3.0) -> IResNet:
+    """Return a random network whose blocks have sharp bends and use their whole budget."""
+    net = IResNet(
+        dim, blocks=blocks, width=width, lipschitz=lipschitz, dtype=torch.float64, generator=seeded(seed)
+    ).requires_grad_(False)
+    for parameter in net.parameters():
+        parameter.mul_(gain)
+    assert (net.block_bounds() > lipschitz * (1 - 1e-9)).all()
+    return net

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import invlib
-from checks.tools import column, random_prior, rms, seeded
+from checks.tools import column, identity, random_prior, rms, seeded
 from invlib import GaussianMixture, LinearProblem
 
 LogNoise = Callable[[Tensor], Tensor]
@@ -35,11 +35,6 @@ PUZZLE_PRIOR = GaussianMixture([0.7, 0.3], [[-0.8], [0.9]], [[[0.25**2]], [[0.35
 
 
 # Random instances
-
-
-def identity(size: int) -> Tensor:
-    """Return the identity matrix, (size, size), float64."""
-    return torch.eye(size, dtype=torch.float64)
 
 
 def normal(*shape: int, generator: torch.Generator) -> Tensor:

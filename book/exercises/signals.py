@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from checks import signals as checks
+from checks.tools import identity
 from torch import Tensor
 
 import invlib
@@ -52,7 +53,7 @@ def four(d: float) -> list[float]:
     """Return what the certificate says for four classes with this distance of neighbours, and what is true."""
     far = 2 * float(d)
     level = float(d) / (far**2 - float(d) ** 2) ** 0.5
-    problem, prior = LinearProblem(checks.identity(32), level), checks.four_classes(far)
+    problem, prior = LinearProblem(identity(32), level), checks.four_classes(far)
     ends = torch.linspace(-0.5, 1.5, 21, dtype=torch.float64)
     points = torch.nn.functional.pad(far * torch.cartesian_prod(ends, ends), (0, 30))
     certified = 1 - checks.largest_distance(problem, prior) ** 2 / 4
