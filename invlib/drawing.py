@@ -324,7 +324,7 @@ def square_axes(axes: Axes, extent: Extent, title: str = "") -> None:
 def _extent(extent: Extent) -> Extent:
     """Return the extent if it is (left, right, bottom, top) with left < right and bottom < top."""
     wanted = "extent must be (left, right, bottom, top) with left < right, bottom < top"
-    if isinstance(extent, str) or len(extent) != 4:
+    if np.shape(extent) != (4,):
         raise ValueError(f"{wanted}, got {extent!r}")
     left, right, bottom, top = (_checks.number("extent", side) for side in extent)
     if not (left < right and bottom < top):

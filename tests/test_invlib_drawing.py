@@ -49,6 +49,8 @@ def test_grid_lines_lie_at_the_multiples_of_the_spacing():
         ({"extent": EXTENT, "spacing": 1e-9}, "spacing"),
         ({"extent": (0.1, 0.2, 0.1, 0.2), "spacing": 1.0}, "spacing"),
         ({"extent": "abcd", "spacing": 1.0}, "extent"),
+        ({"extent": 2.0, "spacing": 1.0}, "extent"),
+        ({"extent": None, "spacing": 1.0}, "extent"),
     ],
 )
 def test_bad_grids_are_refused(arguments, name):
