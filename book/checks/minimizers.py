@@ -126,7 +126,8 @@ def jko_step(points: Tensor, mass: Tensor, between: Tensor, tau: float, iteratio
         diagonals[0, 1:] = -stiffness
         step = torch.from_numpy(solveh_banded(diagonals.numpy(), -slope.numpy()))
         now, fall, length = value(f), float(slope @ step), 1.0
-        while length > 1e-8 and not value(f + length * step) <= now + 0.25 * length * fall + 1e-15:
+        slack = 1e-13 * (1 + abs(now))  # rounding of the value
+        while length > 1e-8 and not value(f + length * step) <= now + 0.25 * length * fall + slack:
             length *= 0.5
         f = f + length * step
         if step.abs().max() < 1e-11:
