@@ -32,7 +32,7 @@ from checks.tools import seeded  # noqa: E402
 from invlib import TrainingStep  # noqa: E402
 
 SETTINGS = {
-    "divergence": {"steps": 4000, "batch_size": 32},
+    "divergence": {"steps": 2000, "batch_size": 160},
     "plain": {"steps": 3600, "batch_size": 32},
     "reconstruction": {"steps": 500, "batch_size": 16},
     "log_det": {"steps": 100, "batch_size": 16},
@@ -52,16 +52,25 @@ OTHERS: dict[str, Any] = {
 }
 SEED = 9
 POINTS = 32_768
-MOVES = {"divergence": 16, "pictures": 6}
+MOVES = {"divergence": 32, "pictures": 6}
 
 
-def code_hash() -> str:
-    """Return the hash of all that the weights follow from, beside `invlib`: this script, field, samples, training."""
+def hash_of(loss: str) -> str:
+    """Return the hash of all that the weights of a training follow from, beside `invlib`: field, samples, settings."""
     draws = (checks.exact_samples, checks.hamiltonian, checks.roughness, checks.multiplied)
     nets = (checks.untrained, checks.network, checks.tie)
     parts = (checks.Field, *draws, *nets, checks.regression, checks.coloured, checks.fit)
-    text = Path(__file__).read_text(encoding="utf-8") + "".join(map(inspect.getsource, parts))
-    return hashlib.sha256(text.encode()).hexdigest()
+    mine = (samples, fresh, pictures, large_picture, train)
+    text = "".join(map(inspect.getsource, (*parts, *mine)))
+    other = OTHERS.get(loss, loss)
+    name = other if isinstance(other, str) else getattr(other, "keywords", None) or other.__name__
+    settings = (SETTINGS[loss], name, SEED, POINTS, MOVES.get(loss), checks.TIED)
+    return hashlib.sha256(f"{text}{settings}".encode()).hexdigest()
+
+
+def code_hash() -> str:
+    """Return the hash of all trainings."""
+    return hashlib.sha256("".join(map(hash_of, SETTINGS)).encode()).hexdigest()
 
 
 def samples(folder: Path) -> torch.Tensor:
@@ -162,8 +171,19 @@ def train(loss: str, folder: Path, minutes: float) -> None:
     print(loss, len(history.loss), "steps", round(history.seconds), "s", history.loss[-100:].mean(0).tolist())
 
 
+def stored(loss: str) -> dict[str, np.ndarray]:
+    """Return what is stored of a training, if it comes from this code."""
+    with np.load(checks.STORED) as file:
+        if str(file[f"{loss}/hash"]) != hash_of(loss):
+            raise SystemExit(f"{loss} is not trained, and what is stored comes from other code")
+        return {key: file[key] for key in file.files if key.startswith(f"{loss}/")}
+
+
 def collect(folder: Path) -> None:
-    """Write the weights of all losses, with seconds, seed and hash, into one small file."""
+    """Write the weights of all losses, with seconds, seed and hash, into one small file.
+
+    What is not in the folder stays as it is stored.
+    """
     arrays: dict[str, object] = {
         "hash": code_hash(),
         "seed": SEED,
@@ -171,14 +191,20 @@ def collect(folder: Path) -> None:
         "command": "python book/experiments/local_fields.py",
     }
     for loss, settings in SETTINGS.items():
-        found = torch.load(folder / f"{loss}.pt")
+        file = folder / f"{loss}.pt"
+        if not file.exists():
+            arrays |= stored(loss)
+            continue
+        found = torch.load(file)
         if found["steps"] < settings["steps"]:
             raise SystemExit(f"{loss} is not finished: {found['steps']} steps")
         arrays |= {f"{loss}/{key}": value.numpy() for key, value in found["state"].items()}
-        arrays[f"{loss}/seconds"] = found["seconds"]
-    drawn = pictures(folder)
-    arrays |= {f"{loss}/fresh": len(fresh(loss, folder)) for loss in MOVES}
-    arrays |= {f"pictures/{key}": drawn[key].numpy() for key in drawn if key != "points"}
+        arrays |= {f"{loss}/seconds": found["seconds"], f"{loss}/hash": hash_of(loss)}
+        if loss in MOVES:
+            arrays[f"{loss}/fresh"] = len(fresh(loss, folder))
+        if loss == "pictures":
+            drawn = pictures(folder)
+            arrays |= {f"pictures/{key}": drawn[key].numpy() for key in drawn if key != "points"}
     np.savez_compressed(checks.STORED, allow_pickle=False, **arrays)
 
 
