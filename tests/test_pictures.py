@@ -162,3 +162,20 @@ def test_one_panel_above_another_is_not_cut(tmp_path: Path) -> None:
 
 def test_one_panel_is_not_cut(tmp_path: Path) -> None:
     assert drawn(tmp_path / "a.png", 1, "up", share=False)[0] == []
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+@pytest.mark.parametrize("words", ["0.001", ""], ids=["across the axis", "none"])
+def test_labels_shown_again_bring_no_piece_of_a_number(tmp_path: Path, words: str, suffix: str) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(7.4, 2.4), sharey=True, layout="constrained")
+    for ax in axes:
+        ax.plot([0, 1], [0, 1])
+        ax.set(xlim=(0, 1), xticks=[0, 1], xticklabels=[words, "1"], xlabel="across")
+    figure.savefig(tmp_path / f"a.{suffix}", dpi=220)
+    plt.close(figure)
+    ((_, _, top, bottom), panel) = panels.panels(tmp_path / f"a.{suffix}")[1]
+    end_of_the_axis = 1000 * (1 - axes[0].get_position().y0)
+    assert top == panel[2] == 0
+    assert panel[3] == 1000
+    numbers = end_of_the_axis + 1000 * 7 / 72 / 2.4  # they begin seven points below the axis
+    assert end_of_the_axis < bottom < numbers if words else bottom == 1000

@@ -20,6 +20,7 @@ from PIL import ImageChops
 BLANK = 0.008  # of the width or height: the narrowest gap between two panels
 NEAR = 0.1  # of the width or height: how far a cut may lie from where equal panels would meet
 TICKS = 0.009  # of the width: the marks of an axis, which are no labels
+HALF = 0.006  # of the width: what the number at the end of an axis may reach beyond it
 LONG = 0.25  # of the height: a dark upright line of at least this length is an axis
 AXES = re.compile(
     r'<g id="axes_\d+">.*?<path d="M ([\d.]+) ([\d.]+) ?\nL ([\d.]+) [\d.]+ ?\nL [\d.]+ ([\d.]+)', re.DOTALL
@@ -51,7 +52,10 @@ def panels(file: Path) -> list[list[Part]]:
     for top, bottom in pairwise([0, middle, height] if middle else [0, height]):
         row = Picture(*(part[top:bottom] for part in picture))
         share = round(1000 * top / height), round(1000 * bottom / height)
-        found += [[(*part, *share) for part in parts] for parts in panels_of_row(row)]
+        for parts in panels_of_row(row):
+            ends = [round(1000 * (top + end_of_labels(row, axis)) / height) for _, axis in parts[:-1]]
+            labels = [(*part, share[0], end) for part, end in zip(parts, ends, strict=False)]
+            found.append([*labels, (*parts[-1], *share)])
     return found if any(parts[-1][:2] != (0, 1000) for parts in found) else []
 
 
@@ -159,6 +163,20 @@ def with_labels(columns: Columns, start: int, end: int) -> list[tuple[int, int]]
     if start == 0 or not len(own) or has_labels(columns, start, own[0]) or not has_labels(columns, 0, axes[0]):
         return [(start, end)]
     return [(0, int(axes[0])), (start + int(columns.ink[start:end].argmax()), end)]  # a title may begin before the axis
+
+
+def end_of_labels(row: Picture, axis: int) -> int:
+    """Return how far down the labels of an axis are shown again, for an axis at so many thousandths of the width.
+
+    Only to the end of the axis, if a label of the level axis reaches across it: a piece of a number would be left.
+    """
+    height, width = row.ink.shape
+    column = round(axis * width / 1000)
+    beside = row.dark[:, max(0, column - 2) : column + 3].any(axis=1)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], beside.astype(int), [0]])))
+    end = max(edges.reshape(-1, 2).tolist(), key=lambda run: run[1] - run[0], default=(0, height))[1]
+    end += round(HALF * width)
+    return end if row.ink[end:, max(0, column - 3) : column].any() else height
 
 
 def has_labels(columns: Columns, start: int, axis: int) -> bool:
