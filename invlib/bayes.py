@@ -61,8 +61,8 @@ def posterior_moments(
         z: the data A* y.
 
     Returns:
-        `log_evidence`, (...), which is nan where A is not injective or its condition number is above 1e7: then z has no
-        density, or none that can be computed; `mean`, (..., n); `covariance`, (..., n, n).
+        `log_evidence`, (...), which is nan where A is not injective or its condition number is above 1e7, since z then
+        has no density, or none that can be computed; `mean`, (..., n); `covariance`, (..., n, n).
 
     Raises:
         TypeError: if `problem` or `prior` is of the wrong kind, or the prior has no log-density or no box.

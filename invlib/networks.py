@@ -92,7 +92,7 @@ class InvertibleNetwork(nn.Module):
         r"""Return $\nabla \log q$ at phi(x), of the shape of x, for q the density of phi(X) when X has the given score.
 
         By the change of variables, $\log q(\varphi(x)) = \log p_X(x) - \log|\det D\varphi(x)|$; the chain rule gives
-        $D\varphi(x)^* \, \nabla \log q(\varphi(x)) = \nabla \log p_X(x) - \nabla \log|\det D\varphi(x)|$.
+        $D\varphi(x)^* \, \nabla \log q(\varphi(x))$ $= \nabla \log p_X(x) - \nabla \log|\det D\varphi(x)|$.
 
         Args:
             x: (..., n), or (E, ..., n) with members.

@@ -413,12 +413,12 @@ class LogisticPrior(_Transported):
 
     @property
     def mean(self) -> Tensor:
-        """The expectation E[x], (n,): zero."""
+        """The expectation E[x], (n,), which is zero."""
         return torch.zeros_like(self.scales)
 
     @property
     def covariance(self) -> Tensor:
-        r"""The covariance of x, (n, n): the variances are $\pi^2 s^2 / 3$."""
+        r"""The covariance of x, (n, n), with the variances $\pi^2 s^2 / 3$."""
         return torch.diag(math.pi**2 * self.scales.square() / 3)
 
     def _log_prob(self, x: Tensor) -> Tensor:

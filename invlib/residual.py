@@ -397,7 +397,7 @@ class ResidualNetwork(Composition):
     ) -> tuple[Tensor, LogDetEstimate]:
         r"""Return phi(x) and a `LogDetEstimate` from the first `terms` terms of the power series of each block.
 
-        $\log\det(I + J) = \sum_{k \ge 1} (-1)^{k+1} \mathrm{tr}(J^k)/k$, with each trace estimated from one vector of
+        $\log\det(I + J)$ $= \sum_{k \ge 1} (-1)^{k+1} \mathrm{tr}(J^k)/k$, with each trace estimated from one vector of
         random signs, at the cost of `terms` + 1 tangents of each block. The gradient is that of the surrogate, once.
         """
         _checks.count("terms", terms)

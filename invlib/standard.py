@@ -70,7 +70,7 @@ class StandardVariables:
 
     @cached_property
     def wiener(self) -> Tensor:
-        r"""The matrix $P = H + \hat\delta^2 C^{-1}$, (E, n, n): Wiener's filter is its inverse."""
+        r"""The matrix $P = H + \hat\delta^2 C^{-1}$, (E, n, n), whose inverse is Wiener's filter."""
         return self.root @ self.root
 
     @cached_property

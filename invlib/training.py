@@ -125,8 +125,9 @@ def train(
     they are four times as large. Where the prior offers `from_uniform`, the points are scrambled Sobol points, shifted
     at random for each member; from `Samples` come minibatches without replacement; otherwise points come from `sample`.
 
-    The approximation-type losses depend on the noise only through $E\|\varphi(x) - z\|^2 = E\|\varphi(x) - Hx\|^2 +
-    \delta^2\,\mathrm{tr}\,H$. Their noise is averaged exactly: they are evaluated at z = Hx and the constant is added.
+    The approximation-type losses depend on the noise only through $E\|\varphi(x) - z\|^2$
+    $= E\|\varphi(x) - Hx\|^2 + \delta^2\,\mathrm{tr}\,H$. Their noise is averaged exactly: they are evaluated at z = Hx
+    and the constant is added.
 
     *A problem of your own.* Build the network by `IResNet.for_problem`: it starts close to Wiener's filter, and units,
     offsets and correlations do not matter. It is trained in the norm of its own variables, with digitally shifted

@@ -194,6 +194,14 @@ def test_a_folded_section_keeps_its_names_and_holds_all_of_it(page: BeautifulSou
     assert "Two" not in held.get_text()
 
 
+def test_a_heading_in_a_fold_does_not_bear_the_number_of_its_page(tmp_path: Path) -> None:
+    other = "# Other\n\n## One\n\n### ▸ Folded\n\n#### Deeper\n\nText.\n\n## Two\n"
+    small_pages.build(tmp_path, "# A page\n\n```{toctree}\n:numbered:\nother\n```\n", more={"other.md": other})
+    found = browsing.soup(tmp_path / "html" / "other.html").find("div", class_="body").select("h1, h2, h3, h4")
+    headings = [heading.get_text().rstrip("¶#") for heading in found]
+    assert headings == ["1. Other", "1.1. One", "Folded", "Deeper", "1.2. Two"]
+
+
 def test_a_folded_section_is_not_in_the_contents(page: BeautifulSoup) -> None:
     contents = page.find("div", class_="sphinxsidebar").get_text(" ", strip=True)
     assert "One Two Figures Exercises" in contents

@@ -141,6 +141,23 @@ def test_two_rows_of_panels_are_read_row_by_row(tmp_path: Path, suffix: str) -> 
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_three_panels_are_told_from_two_behind_long_labels(tmp_path: Path, suffix: str) -> None:
+    figure, axes = plt.subplots(1, 3, figsize=(7.4, 2.4), sharey=True, layout="constrained")
+    for ax in axes:
+        ax.plot([0, 1], [0, 1])
+    axes[0].set_yticks([0, 1], ["the first long label", "the second one"])
+    figure.draw_without_rendering()
+    assert 0.4 < axes[1].get_position().x0 < 0.5  # near the middle, where the second of two panels would begin
+    figure.savefig(tmp_path / f"a.{suffix}", dpi=220)
+    plt.close(figure)
+    found = panels.panels(tmp_path / f"a.{suffix}")
+    assert len(found) == 3
+    for parts, ax in zip(found, axes, strict=True):
+        assert parts[-1][0] <= 1000 * ax.get_position().x0 + 2
+        assert parts[-1][1] >= 1000 * ax.get_position().x1 - 2
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_a_title_wider_than_its_panel_stays_whole(tmp_path: Path, suffix: str) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(7.4, 2.4), sharey=True, layout="constrained")
     for ax in axes:

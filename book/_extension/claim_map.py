@@ -37,6 +37,7 @@ COLUMNS = ("Statement", "In the paper", "Check", "Control", "Picture", "Library 
 CERTIFICATES = Path(__file__).resolve().parent.parent / "certificates"
 PROOFS = "book/proofs"
 NOTHING = "—"
+ELSEWHERE = ("*Next:*", "Back to {doc}", "The arrays behind the figures:")  # begin paragraphs that are no deviations
 
 
 def unique(items: list[str]) -> list[str]:
@@ -112,8 +113,9 @@ def chapter_table(chapter: Chapter, theorems: Mapping[str, list[Theorem]]) -> li
 
 
 def deviations_of(chapter: Chapter) -> list[str]:
-    """Return what a chapter says about deviations, as lines of Markdown."""
-    return (section(chapter.text, DEVIATIONS) or "").splitlines()
+    """Return what a chapter says about deviations, as lines of Markdown, without where to go from there."""
+    paragraphs = (section(chapter.text, DEVIATIONS) or "").split("\n\n")
+    return "\n\n".join(part for part in paragraphs if not part.lstrip().startswith(ELSEWHERE)).splitlines()
 
 
 class ChapterSections(SphinxDirective):

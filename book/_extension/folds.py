@@ -39,6 +39,10 @@ class fold_title(nodes.title):  # noqa: N801
     """The bar of a folded section. Like any title, the search finds it."""
 
 
+class inner_title(nodes.title):  # noqa: N801
+    """The title of a section in a folded one. The contents do not list it, so it has no number."""
+
+
 class fold_bar(nodes.General, nodes.TextElement):  # noqa: N801
     """The bar of any other fold."""
 
@@ -71,6 +75,17 @@ def depart_fold_title(self: HTML5Translator, node: fold_title) -> None:
     """Close the bar, and open what it hides."""
     self.add_permalink_ref(node.parent, "Link to this heading")
     self.body.append(f'</h{self.section_level}></summary>\n<div class="fold-body">\n')
+
+
+def visit_inner_title(self: HTML5Translator, node: inner_title) -> None:
+    """Open the heading, without the number of the page, which Sphinx gives to those that have none of their own."""
+    self.body.append(f"<h{self.section_level}>")
+
+
+def depart_inner_title(self: HTML5Translator, node: inner_title) -> None:
+    """Close the heading."""
+    self.add_permalink_ref(node.parent, "Link to this heading")
+    self.body.append(f"</h{self.section_level}>\n")
 
 
 def visit_fold_bar(self: HTML5Translator, node: fold_bar) -> None:
@@ -108,6 +123,9 @@ def fold_sections(app: Sphinx, tree: nodes.document) -> None:
         bar = fold_title(title.rawsource, "", *title.children)
         new = fold("", bar, *rest, ids=section["ids"], names=section["names"], classes=["part"])
         section.parent.replace(section, new)
+        for title in [title for inner in new.findall(nodes.section) for title in inner.children[:1]]:
+            if type(title) is nodes.title:
+                title.replace_self(inner_title(title.rawsource, "", *title.children))
 
 
 # Proofs
@@ -240,6 +258,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.setup_extension("sphinx_proof")
     app.add_node(fold, html=(visit_fold, depart_fold))
     app.add_node(fold_title, html=(visit_fold_title, depart_fold_title))
+    app.add_node(inner_title, html=(visit_inner_title, depart_inner_title))
     app.add_node(fold_bar, html=(visit_fold_bar, depart_fold_bar))
     app.add_directive_to_domain("prf", "proof", Proof, override=True)
     app.add_transform(UnmarkTitles)

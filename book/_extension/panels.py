@@ -63,7 +63,7 @@ def panels_of_row(picture: Picture) -> list[list[tuple[int, int]]]:
     """Return left and right of the parts that show each panel of a row, in thousandths of the width."""
     columns = columns_of(picture)
     width = len(columns.ink)
-    found = [with_labels(columns, start, end) for start, end in pairwise([0, *cuts(columns.ink), width])]
+    found = [with_labels(columns, start, end) for start, end in pairwise([0, *cuts(columns), width])]
     return [[(round(1000 * start / width), round(1000 * end / width)) for start, end in parts] for parts in found]
 
 
@@ -126,13 +126,27 @@ def columns_of(picture: Picture) -> Columns:
     return Columns(ink.any(axis=0), ink[top:bottom].any(axis=0), longest > LONG * len(ink))
 
 
-def cuts(ink: np.ndarray) -> list[int]:
-    """Return the columns where a picture can be cut, in two or in three; none if it cannot."""
-    for count in (2, 3):
-        found = [first_gap(ink, number / count) for number in range(1, count)]
-        if all(found):
-            return found
-    return []
+def cuts(columns: Columns) -> list[int]:
+    """Return the columns where a picture can be cut, in two or in three; none if it cannot.
+
+    Long labels before the first axis move all panels to the right. Then the parts of the first way to cut do not have
+    equally many axes, and equal panels are sought that begin at this axis.
+    """
+    ways = []
+    for begin in (0.0, float(columns.axis.argmax()) / len(columns.ink)):
+        for count in (2, 3):
+            found = [first_gap(columns.ink, begin + (1 - begin) * number / count) for number in range(1, count)]
+            if all(found) and len(set(found)) == len(found):
+                ways.append(found)
+    first = ways[0] if ways else []
+    return next((found for found in ways if len(found) >= len(first) and is_fair(columns, found)), first)
+
+
+def is_fair(columns: Columns, found: list[int]) -> bool:
+    """Tell whether each part of a picture has as many upright axes as the others."""
+    axes = np.flatnonzero(np.diff(columns.axis.astype(int)) == 1) + 1
+    ends = [0, *found, len(columns.ink)]
+    return len({int(((start <= axes) & (axes < end)).sum()) for start, end in pairwise(ends)}) == 1
 
 
 def gaps(ink: np.ndarray, share: float) -> list[tuple[int, int]]:
