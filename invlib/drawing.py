@@ -21,6 +21,7 @@ COLOURS = {
     "data": "#555555",
     "posterior_mean": "#117733",
     "map": "#cc3311",
+    "affine": "#ddaa33",
     "approximation": "#777777",
     "reconstruction": "#117733",
     "log_det": "#aa4499",
@@ -28,7 +29,7 @@ COLOURS = {
 }
 """The colours of the book (after Paul Tol's schemes, told apart by readers with colour-vision deficiencies).
 
-A strategy has the colour of the estimator that it aims at.
+A strategy has the colour of the estimator that it aims at. The best affine map is Wiener's filter.
 """
 
 
