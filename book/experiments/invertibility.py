@@ -5,7 +5,7 @@
     python book/experiments/invertibility.py --collect        write book/checks/invertibility.npz
 
 One thread. In the plane nine networks are trained side by side (three geometries, three seeds), on the chain three. A
-folder keeps the samples and the measurements.
+folder keeps the samples and the measurements. What is stored already, and comes from the same code, is not run again.
 """
 
 import argparse
@@ -31,7 +31,6 @@ RATES = {"plane": {"proximal": 0.15}, "chain": {}}
 """Where they are not 0.02."""
 BATCH = {"plane": 128, "chain": 32}
 TESTS = {"plane": 1000, "chain": 24}
-SIZES = {"plane": (0, 64, 1024, 256), "chain": (0, 64, 1024)}
 STEPS = {
     "plane": {
         "divergence": 600,
@@ -61,18 +60,22 @@ STEPS = {
 
 
 def code_hash() -> str:
-    """Return the hash of what the numbers follow from, beside `invlib`: script, networks, losses, field, measures."""
+    """Return the hash of what the numbers follow from, beside `invlib`: networks, losses, field, measures, settings.
+
+    Which contestants meet how many samples is no part of it, so more of them can be run without the others.
+    """
     parts = (
-        *(checks.PlainResNet, checks.PlainConvNet, checks.calm, checks.ConvexGradient, checks.Flow, checks.Arena),
-        *(checks.plane_geometries, checks.plane, checks.chain, checks.resnet, checks.convex, checks.flow),
-        *(checks.half_square, checks.proximal_matching, checks.denoising, checks.network, checks.core_map),
-        *(checks.wiener, checks.Keeper, checks.width_of, checks.train, checks.with_jacobian, checks.climb),
-        *(checks.ascend, checks.newton, checks.Contestant, checks.plane_trial, checks.chain_trial),
+        *(checks.PlainResNet, checks.PlainConvNet, checks.calm, checks.ConvexGradient, checks.Flow, checks.Batch),
+        *(checks.Arena, checks.plane_geometries, checks.samples_of, checks.plane, checks.chain, checks.resnet),
+        *(checks.convex, checks.flow, checks.half_square, checks.proximal_matching, checks.denoising, checks.network),
+        *(checks.core_map, checks.wiener, checks.Keeper, checks.width_of, checks.train, checks.with_jacobian),
+        *(checks.climb, checks.ascend, checks.newton, checks.Contestant, checks.plane_trial, checks.chain_trial),
         *(checks.other_operator, checks.louder, checks.measure, checks.exact_errors),
         *(local_fields.Field, local_fields.exact_samples, local_fields.exact_mean, local_fields.exact_map),
+        *(*checks.LOSSES.values(), points_of_the_chain, trials, run),
     )
-    text = Path(__file__).read_text(encoding="utf-8")
-    text += "".join(map(inspect.getsource, parts))
+    settings = (SEED, RATES, BATCH, TESTS, STEPS, checks.MEMBERS, checks.HELD_OUT, checks.ENDLESS, checks.TAU)
+    text = repr((*settings, checks.LOUDER, local_fields.NOISE)) + "".join(map(inspect.getsource, parts))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -122,27 +125,38 @@ def run(kind: str, method: str, size: int, folder: Path) -> dict[str, np.ndarray
 
 
 def runs(kind: str) -> list[tuple[str, int]]:
-    """Return contestants and numbers of samples.
+    """Return contestants and numbers of samples; finite sets are not for approximation, which knows no prior."""
+    everybody = (*STEPS[kind], "affine")
+    return [(name, size) for size in checks.SIZES for name in everybody if size == 0 or name != "approximation"]
 
-    Finite sets are not for approximation, which knows no prior, and on the chain not for reconstruction, where each
-    look at the signals held out inverts the network.
-    """
-    everybody, but = (*STEPS[kind], "affine"), {"plane": "approximation", "chain": "reconstruction"}[kind]
-    return [(name, size) for size in SIZES[kind] for name in everybody if size == 0 or name != but]
+
+def stored(kind: str) -> dict[tuple[str, int], dict[str, np.ndarray]]:
+    """Return what is stored of an arena, if it comes from this code."""
+    with np.load(checks.STORED) as file:
+        if str(file["hash"]) != code_hash():
+            return {}
+    return {
+        (method, size): {name: value.flatten().numpy() for name, value in found.items()}
+        for method, each in checks.results(kind).items()
+        for size, found in each.items()
+    }
 
 
 def collect(folder: Path) -> None:
-    """Write all measurements, with seed, seconds and hash, into one small file: a row for each measure."""
+    """Write all measurements, with seed, seconds and hash, into one small file: a row for each measure.
+
+    What is not in the folder stays as it is stored.
+    """
     command = "python book/experiments/invertibility.py"
     arrays: dict[str, object] = {"hash": code_hash(), "seed": SEED, "command": command}
     for kind in STEPS:
-        found, seconds = {}, {}
+        found, seconds, known = {}, {}, stored(kind)
         for method, size in runs(kind):
-            found[f"{method}/{size}"] = dict(np.load(folder / f"{kind}-{method}-{size}.npz"))
-            seconds[f"{method}/{size}"] = float(found[f"{method}/{size}"].pop("training_seconds"))
+            file, name = folder / f"{kind}-{method}-{size}.npz", f"{method}/{size}"
+            found[name] = dict(np.load(file)) if file.exists() else known[method, size]
+            seconds[name] = found[name].pop("training_seconds" if file.exists() else "seconds").max()
             if method != "affine":
-                rate = RATES[kind].get(method, 0.02)
-                found[f"{method}/{size}"]["rate"] = np.full(len(trials(kind)[0].problems), rate)
+                found[name]["rate"] = np.full(len(trials(kind)[0].problems), RATES[kind].get(method, 0.02))
         trial, others = trials(kind)
         found["exact/0"] = {name: value.numpy() for name, value in checks.exact_errors(trial).items()}
         for other, each in others.items():
@@ -169,7 +183,8 @@ def main() -> None:
     options.folder.mkdir(exist_ok=True)
     start = time.monotonic()
     for kind in options.kinds:
-        for method, size in runs(kind):
+        known = stored(kind)
+        for method, size in [cell for cell in runs(kind) if cell not in known]:
             file = options.folder / f"{kind}-{method}-{size}.npz"
             if time.monotonic() - start > 60 * options.minutes:
                 return
