@@ -149,6 +149,8 @@ def large_picture(tiles: torch.Tensor, random: torch.Generator) -> dict[str, tor
 def train(loss: str, folder: Path, minutes: float) -> None:
     """Train until the end, or for some minutes; then store what is known."""
     net, start, tied = checks.untrained(loss, SEED), time.monotonic(), loss in checks.TIED
+    points, file = fresh(loss, folder) if loss in MOVES else samples(folder), folder / f"{loss}.pt"
+    before, used = torch.load(file)["seconds"] if file.exists() else 0.0, time.process_time()
 
     def after_step(now: TrainingStep) -> bool:
         if tied:
@@ -158,7 +160,7 @@ def train(loss: str, folder: Path, minutes: float) -> None:
     history = checks.fit(
         net,
         OTHERS.get(loss, loss),
-        fresh(loss, folder) if loss in MOVES else samples(folder),
+        points,
         **SETTINGS[loss],
         seed=SEED,
         callback=after_step,
@@ -167,8 +169,9 @@ def train(loss: str, folder: Path, minutes: float) -> None:
     if tied:
         checks.tie(net)
     state = {key: value.detach() for key, value in net.named_parameters()}
-    torch.save({"state": state, "seconds": history.seconds, "steps": len(history.loss)}, folder / f"{loss}.pt")
-    print(loss, len(history.loss), "steps", round(history.seconds), "s", history.loss[-100:].mean(0).tolist())
+    seconds = before + time.process_time() - used
+    torch.save({"state": state, "seconds": seconds, "steps": len(history.loss)}, file)
+    print(loss, len(history.loss), "steps", round(seconds), "s", history.loss[-100:].mean(0).tolist())
 
 
 def stored(loss: str) -> dict[str, np.ndarray]:
