@@ -37,12 +37,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Let the coverage rest during the tests of all other files."""
-    coverage = None if item.nodeid.startswith(MEASURED) else Coverage.current()
-    if coverage is None:
-        return (yield)
-    coverage.stop()
+    """Let the coverage rest during the tests of all other files.
+
+    In a worker of pytest-xdist two are started, one above the other; when the upper one stops, the lower one goes on.
+    """
+    rested = []
+    while not item.nodeid.startswith(MEASURED) and (coverage := Coverage.current()):
+        coverage.stop()
+        rested.append(coverage)
     try:
         return (yield)
     finally:
-        coverage.start()
+        for coverage in reversed(rested):
+            coverage.start()
