@@ -1,9 +1,12 @@
 """Settings of pytest for the whole repository."""
 
+import importlib
 import json
 import os
+import pkgutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -35,18 +38,35 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     session.config.option.cov_source = []
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Let the coverage rest during the tests of all other files.
+@contextmanager
+def coverage_at_rest() -> Iterator[None]:
+    """Let the coverage rest.
 
     In a worker of pytest-xdist two are started, one above the other; when the upper one stops, the lower one goes on.
     """
     rested = []
-    while not item.nodeid.startswith(MEASURED) and (coverage := Coverage.current()):
+    while coverage := Coverage.current():
         coverage.stop()
         rested.append(coverage)
     try:
-        return (yield)
+        yield
     finally:
         for coverage in reversed(rested):
             coverage.start()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[object]:
+    """Watch how the library is imported, but not how the tests are; who only hands them out imports nothing."""
+    if Coverage.current() and not session.config.pluginmanager.hasplugin("dsession"):
+        for module in pkgutil.iter_modules([str(BOOK.parent / "invlib")], "invlib."):
+            importlib.import_module(module.name)
+    with coverage_at_rest():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
+    """Let the coverage rest during the tests of all other files."""
+    with nullcontext() if item.nodeid.startswith(MEASURED) else coverage_at_rest():
+        return (yield)
