@@ -24,13 +24,21 @@ os.environ.update(KERNEL_ENVIRONMENT)
 MEASURED = ("invlib/", "tests/test_invlib_", "tests/test_user_trials.py")
 
 NOTES = BOOK / "state" / "tests.json"
+PAGES = "tests/test_pages.py"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, by the seconds that `make state` noted: then no worker waits long for the other."""
+    """Put the longest files first, by the seconds that `make state` noted: then no worker waits long for the other.
+
+    Before them the pages are built by one worker, and the notebooks run, which need no pages.
+    """
     noted = json.loads(NOTES.read_text(encoding="utf-8"))["files"] if NOTES.exists() else {}
-    seconds = {file: counts["seconds"] for file, counts in noted.items()}
-    items.sort(key=lambda item: -seconds.get(item.nodeid.partition("::")[0], 0))
+
+    def place(item: pytest.Item) -> tuple[bool, bool, float]:
+        file = item.nodeid.partition("::")[0]
+        return file != PAGES, not file.endswith(".ipynb"), -noted.get(file, {"seconds": 0})["seconds"]
+
+    items.sort(key=place)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
