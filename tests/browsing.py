@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+from filelock import FileLock
 from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,11 +87,21 @@ def serve(handler: Callable[..., SimpleHTTPRequestHandler]) -> Iterator[str]:
         server.shutdown()
 
 
+class BuildError(Exception):
+    """The pages could not be built without a warning."""
+
+
 def build_if_stale() -> None:
-    """Build the book if its pages are older than what they are made of."""
-    if not is_fresh():
-        command = [sys.executable, "-c", BUILD, "build", str(ROOT), "-W", "-n", "--keep-going"]
-        subprocess.run(command, check=True, capture_output=True)
+    """Build the book if its pages are older than what they are made of; once, if several processes ask for it."""
+    HTML.parent.mkdir(exist_ok=True)
+    with FileLock(HTML.parent / "html.lock"):
+        if is_fresh():
+            return
+        (HTML / "index.html").unlink(missing_ok=True)  # it is only written where there is none
+        command = [sys.executable, "-c", BUILD, "build", str(ROOT), "-W", "-n", "--keep-going", "--quiet"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise BuildError(done.stderr)
 
 
 @contextmanager

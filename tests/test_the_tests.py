@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from coverage import Coverage
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -318,6 +319,11 @@ def test_chapters_run_on_one_thread(book: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_tests_run_on_one_thread() -> None:
     assert torch.get_num_threads() == 1
+
+
+def test_no_coverage_is_measured_here() -> None:
+    """Also in a worker of pytest-xdist, where two would be."""
+    assert Coverage.current() is None
 
 
 def test_chapters_keep_freed_memory(book: Path) -> None:
