@@ -45,10 +45,16 @@ TAU = 0.03
 TUNED = 0.62
 """The best strength on the test pictures, in units of the noise."""
 
+TUNED_BLUR = 0.5
+"""The best strength on the blurred test pictures."""
+
 POOL = 4000
 """Training crops of the long runs."""
 
-KEPT = ("divergence", "divergence-smooth", "divergence-tuned", "other", "plain", "score")
+KEPT = (
+    *("divergence", "divergence-smooth", "divergence-tuned", "other", "plain", "score"),
+    *("divergence-tuned-blur", "other-blur", "plain-blur"),
+)
 """Networks whose parameters are stored."""
 
 STORE = Path(__file__).with_suffix(".npz")
@@ -266,12 +272,17 @@ class PlainNet(nn.Module):
 
 
 def squared_error(case: Case, side: int = CROP) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
-    """Return the loss of a network that maps data to estimates, half of the mean squared error of the pixels."""
+    """Return the loss of a network that maps data, or in Wiener's variables Wiener's estimate, to pictures.
+
+    It is half of the mean squared error of the pixels.
+    """
     pixels = (1 / case.root((side, side))).float()
 
     def loss(net: nn.Module, x: Tensor, z: Tensor) -> Tensor:
-        difference = (net(z) - x).reshape(-1, side, side)
-        return 0.5 * convolve(pixels, difference).square().sum((-2, -1)).mean()
+        if case.wiener:
+            x, z = (convolve(pixels, each.reshape(-1, side, side)).flatten(1) for each in (x, z))
+        error: Tensor = 0.5 * (net(z) - x).square().sum(-1).mean()
+        return error
 
     return loss
 
@@ -280,10 +291,11 @@ Method = Callable[[Tensor], Tensor]
 """From measurements y (P, rows, columns) to pictures."""
 
 
-def wiener_filter(case: Case, y: Tensor) -> Tensor:
-    """Return Wiener's estimate."""
+def wiener_filter(case: Case, y: Tensor, strength: float = 1.0, tau: float = 0.0) -> Tensor:
+    """Return Wiener's estimate, for a strength in units of the noise and pictures that were smoothed."""
     shape = shape_of(y)
-    return convolve(case.operator(shape) / case.filter(shape), y)
+    operator, power = case.operator(shape), case.spectrum.at(shape) + tau**2
+    return convolve(operator / (operator.square() + (strength * case.noise) ** 2 / power), y)
 
 
 def total_variation(y: Tensor, weight: float, steps: int = 400) -> Tensor:
@@ -361,11 +373,17 @@ def slopes(net: nn.Module, points: Tensor) -> Tensor:
     return found
 
 
-def denoiser_slopes(net: nn.Module, points: Tensor) -> Tensor:
-    """Return the eigenvalues of the symmetric part of the Jacobian of a denoiser at pictures, (P, n), rising."""
+def wanted_slopes(case: Case, net: nn.Module, points: Tensor, strength: float, tau: float = TAU) -> Tensor:
+    """Return the eigenvalues of the Jacobian of phi* in the variables of a case, at pictures, (P, n), falling.
+
+    phi* belongs to the prior smoothed with tau; `net` is a denoiser of this noise.
+    """
+    shape = shape_of(points)
+    back, normal = matrix(1 / case.root(shape)), matrix(case.operator(shape).square())
     jacobian = jacobians(net, points)
-    found: Tensor = torch.linalg.eigvalsh(0.5 * (jacobian + jacobian.mT))
-    return found
+    rest = torch.eye(len(normal), dtype=torch.float64) - 0.5 * (jacobian + jacobian.mT)
+    found: Tensor = torch.linalg.eigvalsh(back @ (normal + (strength / tau) ** 2 * rest) @ back)
+    return found.flip(-1)
 
 
 # What was stored
@@ -404,7 +422,8 @@ def rows(prefix: str) -> dict[str, Numbers]:
 
 def kept(name: str) -> nn.Module:
     """Return a network with the parameters that were stored."""
-    net: nn.Module = PlainNet() if name in ("plain", "score") else ConvIResNet((CROP, CROP), blocks=5, channels=16)
+    plain = name in ("plain", "score", "plain-blur")
+    net: nn.Module = PlainNet() if plain else ConvIResNet((CROP, CROP), blocks=5, channels=16)
     vector = torch.tensor(stored()[f"weights_{name}"])
     nn.utils.vector_to_parameters(vector, net.parameters())
     return net.requires_grad_(False)

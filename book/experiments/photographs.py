@@ -7,7 +7,8 @@ In the folder `book`, on one thread (OMP_NUM_THREADS=1)::
     python -m experiments.photographs evaluate --minutes 5   test nothing new after so long
 
 Networks, and the pictures that every method makes, are kept in a folder of work (`--work`). The arrays
-go to `checks/photographs.npz`, with the seconds that everything took.
+go to `checks/photographs.npz`, with the seconds that everything took. Numbers of a seed whose network is not
+in the folder stay as they are in that file: delete it to have everything anew.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from checks import photographs as photos
-from checks.photographs import TAU, TUNED, Case, Photographs, PlainNet
+from checks.photographs import TAU, TUNED, TUNED_BLUR, Case, Photographs, PlainNet
 from checks.tools import seeded
 from torch import Tensor, nn
 
@@ -36,10 +38,11 @@ NOISE = 1
 """Seed of the noise of the test."""
 
 TV_DENOISING = (0.05, 0.06, 0.07, 0.08)
-TV_DEBLURRING = (0.0005, 0.001, 0.002)
-NLM = (0.09, 0.1, 0.11)
+TV_DEBLURRING = (0.001, 0.002, 0.003, 0.004, 0.006)
+NLM = (0.1, 0.11, 0.12)
 STRENGTHS = (0.55, 0.62, 0.7)
-CARRIED = (0.5, 0.7, 1.0)
+PLUGGED = (0.42, 0.5, 0.6, 0.7)
+CARRIED = (0.3, 0.4, 0.5, 0.6)
 """What the baselines are tuned over; strengths are in units of the noise."""
 
 CASES: dict[str, dict[str, float]] = {"noise": {"noise": 0.1}, "blur": {"noise": 0.03, "blur": 2.0}}
@@ -48,11 +51,17 @@ CASES: dict[str, dict[str, float]] = {"noise": {"noise": 0.1}, "blur": {"noise":
 SHOWN, WINDOW = 0, (slice(0, 64), slice(22, 86))
 """Which picture the galleries show, and which part."""
 
-TRAINED = ("plain", "divergence", "divergence-tuned", "other")
 GALLERY = {
-    "noise": ["measurement", "tv", "pnp", *TRAINED],
-    "blur": ["measurement", "wiener", "tv", "pnp", "carried"],
+    "noise": ["measurement", "tv", "pnp", "plain", "divergence", "divergence-tuned", "other"],
+    "blur": ["measurement", "wiener", "tv", "pnp", "plain", "other", "divergence-tuned", "carried"],
 }
+
+
+APART = {
+    "noise": [("divergence", "pnp-full"), ("divergence-tuned", "pnp")],
+    "blur": [("divergence-tuned", name) for name in ("affine", "wiener", "pnp")],
+}
+"""Methods whose pictures are compared."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,8 @@ class Run:
         blocks: of an invertible network.
         channels: of an invertible network.
         noise: delta.
+        blur: of the operator.
+        wiener: whether the variables are those of Wiener's filter.
         batch: points in a step of the first half; four times as many in the second half.
         strength: in units of the noise.
         rate: the peak of the learning rate.
@@ -77,13 +88,17 @@ class Run:
     blocks: int = 5
     channels: int = 16
     noise: float = 0.1
+    blur: float = 0.0
+    wiener: bool = False
     batch: int = 16
     strength: float = 1.0
     rate: float = 2e-2
 
 
+BLURRED: dict[str, Any] = {**CASES["blur"], "wiener": True}
+
 RUNS = {
-    "approximation": Run("approximation", 30),
+    "approximation": Run("approximation", 150),
     "reconstruction": Run("reconstruction", 30, rate=6e-2),
     "log_det": Run("log_det", 40),
     "divergence": Run("divergence", 250),
@@ -93,6 +108,9 @@ RUNS = {
     "other": Run("other", 400),
     "plain": Run("plain", 600),
     "score": Run("plain", 1000, noise=TAU),
+    "plain-blur": Run("plain", 600, **BLURRED),
+    "other-blur": Run("other", 400, **BLURRED),
+    "divergence-tuned-blur": Run("divergence", 250, tau=TAU, strength=TUNED_BLUR, **BLURRED),
 }
 
 
@@ -109,7 +127,7 @@ def code_hash() -> str:
 
 def case_of(run: Run) -> Case:
     """Return the problem of a run."""
-    return Case(photos.spectrum(), run.noise)
+    return Case(photos.spectrum(), run.noise, run.blur, run.wiener)
 
 
 def network(run: Run, seed: int) -> nn.Module:
@@ -125,7 +143,7 @@ def trained(run: Run, seed: int) -> tuple[nn.Module, float]:
     """Train, and return the network and the seconds."""
     case, net = case_of(run), network(run, seed)
     pool = photos.crops(photos.POOL, photos.CROP, seeded(seed))
-    prior = Photographs(pool, case, run.tau) if run.tau else Samples(pool.flatten(1))
+    prior = Photographs(pool, case, run.tau) if run.tau or run.wiener else Samples(pool.flatten(1))
     loss = photos.squared_error(case) if run.loss in ("plain", "other") else run.loss
     options: dict = {"steps": run.steps, "batch_size": run.batch, "learning_rate": run.rate}
     options["generator"] = seeded(200 + seed)
@@ -141,8 +159,9 @@ def trained(run: Run, seed: int) -> tuple[nn.Module, float]:
 def restored(run: Run, net: nn.Module, y: Tensor) -> Tensor:
     """Return the reconstructions of a trained network from measurements (P, rows, columns)."""
     case = case_of(run)
-    forward = run.loss in ("plain", "other")
-    return case.pixels(photos.applied(net, case.datum(y), None if forward else 1e-3))
+    if run.loss in ("plain", "other"):
+        return photos.applied(net, case.pixels(case.datum(y)))
+    return case.pixels(photos.applied(net, case.datum(y), 1e-3))
 
 
 def stored(name: str, seed: int, work: Path) -> tuple[Run, nn.Module, float]:
@@ -169,7 +188,7 @@ def training(name: str, seed: int, work: Path) -> None:
     print(f"{name} {seed}: {seconds:.0f} s, {psnr.mean():.2f} dB, {ssim.mean():.3f}", psnr.round(2), flush=True)
 
 
-Found = list[tuple[Tensor, float, float]]
+Found = dict[int, tuple[Tensor, float, float]]
 """By seed: the pictures, and the seconds of training and of reconstruction."""
 
 
@@ -188,17 +207,17 @@ def tuned(
     print([round(float(value), 2) for value in psnr], flush=True)
     at = int(np.argmax(psnr))
     rest = [timed(partial(method, seed, values[at])) for seed in range(1, len(training))]
-    found = zip([tried[at], *rest], training, strict=True)
-    return [(picture, training_time, seconds) for (picture, seconds), training_time in found]
+    found = enumerate(zip([tried[at], *rest], training, strict=True))
+    return {seed: (picture, training_time, seconds) for seed, ((picture, seconds), training_time) in found}
 
 
 def of_networks(name: str, y: Tensor, work: Path) -> Found:
     """Return the pictures of the networks of a run, by seed."""
-    found = []
+    found = {}
     for seed in seeds_of(name, work):
         run, net, training_time = stored(name, seed, work)
         picture, seconds = timed(partial(restored, run, net, y))
-        found.append((picture, training_time, seconds))
+        found[seed] = (picture, training_time, seconds)
     return found
 
 
@@ -230,27 +249,32 @@ def methods(prefix: str, x: Tensor, y: Tensor, work: Path) -> dict[str, Callable
         return lambda: tuned(lambda _, value: method(value), values, x, (0.0,))
 
     found = {"measurement": bare(lambda _: y), "wiener": bare(lambda _: photos.wiener_filter(case, y))}
+    names = [name for name, run in RUNS.items() if (run.noise, run.blur) == (case.noise, case.blur)]
+    networks = {name.removesuffix("-blur"): partial(of_networks, name, y, work) for name in names}
     if prefix == "blur":
         found["tv"] = bare(lambda weight: photos.total_variation_deblurring(case, y, weight), TV_DEBLURRING)
-        found["pnp"] = partial(plugged, "score", case, y, x, work, CARRIED, 40)
+        found["affine"] = bare(lambda _: photos.wiener_filter(case, y, TUNED_BLUR, TAU))
+        found["pnp-full"] = partial(plugged, "score", case, y, x, work, (1.0,), 150)
+        found["pnp"] = partial(plugged, "score", case, y, x, work, PLUGGED, 40)
         found["carried"] = partial(plugged, "divergence-tuned", case, y, x, work, CARRIED, 40)
     else:
         found["tv"] = bare(lambda weight: photos.total_variation(y, weight), TV_DENOISING)
         found["nlm"] = bare(lambda h: photos.non_local_means(y, case.noise, h), NLM)
         found["pnp-full"] = partial(plugged, "score", case, y, x, work, (1.0,), 150)
         found["pnp"] = partial(plugged, "score", case, y, x, work, STRENGTHS, 40)
-        names = [name for name in RUNS if name != "score" and seeds_of(name, work)]
-        found |= {name: partial(of_networks, name, y, work) for name in names}
-    return found
+    return found | networks
 
 
 def table(results: dict[str, Found], x: Tensor, prefix: str) -> dict[str, np.ndarray]:
     """Return names, PSNR and SSIM (methods, seeds, pictures), and seconds; NaN where there are fewer seeds."""
-    shape = (len(results), len(SEEDS))
+    shape, before = (len(results), len(SEEDS)), photos.stored() if photos.STORE.exists() else {}
     arrays = {key: np.full((*shape, len(x)), np.nan) for key in ("psnr", "ssim")}
     arrays |= {key: np.full(shape, np.nan) for key in ("training", "seconds")}
-    for row, found in enumerate(results.values()):
-        for column, (picture, training_time, seconds) in enumerate(found):
+    for row, (name, found) in enumerate(results.items()):
+        for old in np.flatnonzero(before.get(f"{prefix}_names", np.array([])) == name):
+            for key, values in arrays.items():
+                values[row] = before[f"{prefix}_{key}"][old]
+        for column, (picture, training_time, seconds) in found.items():
             arrays["psnr"][row, column], arrays["ssim"][row, column] = photos.quality(picture, x)
             arrays["training"][row, column], arrays["seconds"][row, column] = training_time, seconds
     named = {key: value.astype(np.float32) for key, value in arrays.items()}
@@ -258,10 +282,13 @@ def table(results: dict[str, Found], x: Tensor, prefix: str) -> dict[str, np.nda
 
 
 def distances(results: dict[str, Found], *names: str) -> list[float]:
-    """Return the root mean square distance of the pictures of two methods, by seed; NaN where one has fewer seeds."""
-    pairs = zip(*(results[name] for name in names), strict=False)
-    found = [float((photos.inner(one[0]) - photos.inner(other[0])).square().mean().sqrt()) for one, other in pairs]
-    return found + [math.nan] * (len(SEEDS) - len(found))
+    """Return the root mean square distance of the pictures of two methods, by seed of the first; NaN where none is."""
+    first, second = (results[name] for name in names)
+    found = [math.nan] * len(SEEDS)
+    for seed, one in first.items():
+        other = second.get(seed, second[0])  # a method that knows no seeds has the first one
+        found[seed] = float((photos.inner(one[0]) - photos.inner(other[0])).square().mean().sqrt())
+    return found
 
 
 def gallery(results: dict[str, Found], x: Tensor, names: list[str], prefix: str) -> dict[str, np.ndarray]:
@@ -297,10 +324,8 @@ def evaluate(work: Path, minutes: float) -> None:
                     return
                 torch.save(method(), file)
             results[name] = torch.load(file)
-            print(prefix, name, [photos.quality(each[0], x)[0].mean().round(2) for each in results[name]], flush=True)
-        if prefix == "noise":
-            pairs = (("divergence", "pnp-full"), ("divergence-tuned", "pnp"))
-            arrays["distance"] = np.array([distances(results, *pair) for pair in pairs], np.float32)
+            print(prefix, name, [photos.quality(each[0], x)[0].mean().round(2) for each in results[name].values()])
+        arrays[f"{prefix}_distance"] = np.array([distances(results, *pair) for pair in APART[prefix]], np.float32)
         arrays |= table(results, x, prefix) | gallery(results, x, GALLERY[prefix], prefix)
     arrays |= weights(work)
     np.savez_compressed(photos.STORE, allow_pickle=False, **arrays)
