@@ -554,12 +554,14 @@ STORED = Path(__file__).with_suffix(".npz")
 """The weights of the trained networks: see `book/experiments/local_fields.py`."""
 
 
-def network(seed: int, members: int | None = SEEDS, shape: tuple[int, ...] = (64,), kernel: int = 5) -> ConvIResNet:
+def network(
+    seed: int, members: int | None = SEEDS, shape: tuple[int, ...] = (64,), kernel: int = 5, channels: int = 8
+) -> ConvIResNet:
     """Return an untrained network of eight blocks, whose branches bend within about the rounding of the field.
 
     The first layer starts four times as large as that of the library, the last one three times smaller.
     """
-    net = ConvIResNet(shape, blocks=8, channels=8, kernel=kernel, members=members, generator=seeded(seed))
+    net = ConvIResNet(shape, blocks=8, channels=channels, kernel=kernel, members=members, generator=seeded(seed))
     with torch.no_grad():
         net.weights[0].mul_(4.0)
         net.weights[2].div_(3.0)
@@ -599,7 +601,7 @@ def untrained(name: str, seed: int) -> ConvIResNet:
     if name == "pictures":
         net = network(seed, 1, PICTURES.shape, kernel=3)
     else:
-        net = network(seed, kernel=3 if name == "narrow" else 5)
+        net = network(seed, kernel=3 if name == "narrow" else 5, channels=16 if name in TIED else 8)
     if name in TIED:
         tie(net, 2.0)
     return net
@@ -665,14 +667,6 @@ def about_training() -> dict[str, Any]:
         seconds = {name: float(file[f"{name}/seconds"]) for name in names}
         fresh = {name: int(file[f"{name}/fresh"]) for name in ("divergence", "pictures")}
         return {"seconds": seconds, "points": int(file["points"]), "fresh": fresh, **drawn}
-
-
-def member(net: ConvIResNet, index: int) -> ConvIResNet:
-    """Return one network of an ensemble."""
-    single = network(0, members=None)
-    state = {key: value.detach()[index : index + 1] for key, value in net.named_parameters()}
-    single.load_state_dict({**single.state_dict(), **state})
-    return single
 
 
 def large_picture(stored: dict[str, Any]) -> Tensor:

@@ -822,7 +822,7 @@ def _check_roots() -> None:
         turn = torch.linalg.qr(randn(n, n, generator=generator)).Q
         symmetric = (turn * torch.linspace(low, high, n, dtype=torch.float64)) @ turn.mT
         root = root_of(symmetric, blocks)
-        assert norm(root - torch.eye(n, dtype=torch.float64)) <= lipschitz + 1e-9
+        assert norm(root - torch.eye(n, dtype=torch.float64)) <= lipschitz + 1e-7  # 1e-14 / low, through the root
         assert (torch.linalg.matrix_power(root, blocks) - symmetric).abs().max() < 1e-12 * high
 
 
