@@ -56,7 +56,7 @@ MOVES = {"divergence": 32, "pictures": 6}
 
 
 def hash_of(loss: str) -> str:
-    """Return the hash of all that the weights of a training follow from, beside `invlib`: field, samples, settings."""
+    """Return a name and the hash of what the weights of a training follow from, beside `invlib`."""
     draws = (checks.exact_samples, checks.hamiltonian, checks.roughness, checks.multiplied)
     nets = (checks.untrained, checks.network, checks.tie)
     parts = (checks.Field, *draws, *nets, checks.regression, checks.coloured, checks.fit)
@@ -65,7 +65,7 @@ def hash_of(loss: str) -> str:
     other = OTHERS.get(loss, loss)
     name = other if isinstance(other, str) else getattr(other, "keywords", None) or other.__name__
     settings = (SETTINGS[loss], name, SEED, POINTS, MOVES.get(loss), checks.TIED)
-    return hashlib.sha256(f"{text}{settings}".encode()).hexdigest()
+    return f"{loss} {hashlib.sha256(f'{text}{settings}'.encode()).hexdigest()[:16]}"
 
 
 def code_hash() -> str:
@@ -177,7 +177,7 @@ def train(loss: str, folder: Path, minutes: float) -> None:
 def stored(loss: str) -> dict[str, np.ndarray]:
     """Return what is stored of a training, if it comes from this code."""
     with np.load(checks.STORED) as file:
-        if str(file[f"{loss}/hash"]) != hash_of(loss):
+        if hash_of(loss) not in file["hashes"]:
             raise SystemExit(f"{loss} is not trained, and what is stored comes from other code")
         return {key: file[key] for key in file.files if key.startswith(f"{loss}/")}
 
@@ -189,6 +189,7 @@ def collect(folder: Path) -> None:
     """
     arrays: dict[str, object] = {
         "hash": code_hash(),
+        "hashes": [hash_of(loss) for loss in SETTINGS],
         "seed": SEED,
         "points": POINTS,
         "command": "python book/experiments/local_fields.py",
@@ -202,7 +203,7 @@ def collect(folder: Path) -> None:
         if found["steps"] < settings["steps"]:
             raise SystemExit(f"{loss} is not finished: {found['steps']} steps")
         arrays |= {f"{loss}/{key}": value.numpy() for key, value in found["state"].items()}
-        arrays |= {f"{loss}/seconds": found["seconds"], f"{loss}/hash": hash_of(loss)}
+        arrays[f"{loss}/seconds"] = found["seconds"]
         if loss in MOVES:
             arrays[f"{loss}/fresh"] = len(fresh(loss, folder))
         if loss == "pictures":
