@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import invlib
 from checks.tools import quadrature, random_prior, seeded
-from invlib import GaussianMixture, IResNet, testproblems
+from invlib import GaussianMixture, IResNet, QuasiRandom, testproblems
 from invlib.ascent import maximize
 from invlib.quadrature import moments
 from invlib.training import Callback, History, minimize
@@ -714,17 +714,14 @@ def fit(
         seed: of the quasi-random points.
         keep: steps at whose beginning a copy is made.
     """
-    sobol = torch.quasirandom.SobolEngine(5, scramble=True, seed=seed)
-    shifts = torch.rand(len(members), 1, 5, dtype=torch.float64, generator=seeded(seed))
+    points = QuasiRandom([each.prior for each in members], seed=seed, members=len(members), noise_dim=2)
     pushes, copies = stack([each.f for each in members]), {}
 
     def batch_loss(step: int) -> Tensor:
         if step in keep:
             copies[step] = copy.deepcopy(net)
-        count = 256 if 2 * step < steps else 1024
-        uniform = ((sobol.draw(count, dtype=torch.float64) + shifts) % 1.0).clamp(1e-12, 1 - 1e-12)
-        x = torch.stack([each.prior.from_uniform(u) for each, u in zip(members, uniform[..., :3], strict=True)])
-        return loss(net, pushes, x, NOISE * torch.special.ndtri(uniform[..., 3:]))
+        x, noise = points.draw_with_noise(256 if 2 * step < steps else 1024)
+        return loss(net, pushes, x, NOISE * noise)
 
     minimize(net, batch_loss, steps)
     copies[steps] = net
