@@ -12,6 +12,7 @@ from scipy import optimize
 from torch import Tensor
 
 import invlib
+from checks.four_strategies import filters
 from checks.tools import Points, quadrature, random_prior, random_problem, rms, seeded
 from invlib import GaussianMixture, IResNet, LinearProblem, testproblems
 from invlib.history import History
@@ -267,16 +268,6 @@ def control_ap_price() -> Numbers:
 
 
 # The clipped filters: matrices
-
-
-def filters(h: float, s: float, delta: float, strength: float) -> Numbers:
-    """Return the best slope of each loss without bounds, for variance s^2 of x."""
-    return {
-        "approximation": h,
-        "reconstruction": h + delta**2 / s**2,
-        "log_det": 0.5 * (h + math.sqrt(h**2 + 4 * strength**2 / s**2)),
-        "divergence": h + strength**2 / s**2,
-    }
 
 
 def matrix_losses(operator: Tensor, covariance: Tensor, delta: float, strength: float) -> dict[str, Map]:
