@@ -35,7 +35,7 @@ $$ {" + ".join(f"x_{{{number}}}" for number in range(9))} $$
 
 :::{{figure}} picture.svg
 :alt: Two panels
-Two panels.
+Left, one panel. Right, another.
 :::
 
 ## ▸ Folded
@@ -173,6 +173,7 @@ def test_the_panels_of_a_wide_picture_stand_below_each_other_on_a_phone(page: Pa
     scale = page.locator(".panels img").evaluate_all("images => images.map((image) => image.clientWidth)")
     assert len({round(width) for width in scale}) == 1
     assert scale[0] == pytest.approx(2 * boxes[0]["width"], rel=0.02)
+    assert page.locator(".panels > small").all_inner_texts() == ["left", "right"]  # as the caption calls them
 
 
 def test_a_wide_table_scrolls_with_a_cue(window: Page, address: str) -> None:

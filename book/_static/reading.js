@@ -118,6 +118,16 @@
     part.append(copy);
     return part;
   };
+  // Where each panel stood in the picture, for captions that say "left" or "right".
+  const placesOf = (panels) => {
+    const tops = panels.map((parts) => parts.at(-1)[2]);
+    return tops.map((top, number) => {
+      const across = tops.filter((other) => other === top).length;
+      const sides = { 2: ["left", "right"], 3: ["left", "middle", "right"] }[across] ?? [];
+      const side = sides[number - tops.indexOf(top)] ?? "";
+      return across === tops.length ? side : `${top ? "bottom" : "top"} ${side}`;
+    });
+  };
   const unfold = (image) => {
     const panels = image.dataset.panels.split(" ").map((panel) => panel.split(",").map((part) => part.split("-").map(Number)));
     const width = Math.max(...panels.map((parts) => parts.reduce((sum, [start, end]) => sum + end - start, 0)));
@@ -126,11 +136,14 @@
     stacked.className = "panels";
     stacked.setAttribute("role", "img");
     stacked.setAttribute("aria-label", image.alt);
-    for (const parts of panels) {
+    const named = /\b(left|right)\b/i.test(image.closest("figure").querySelector("figcaption")?.textContent);
+    const places = named ? placesOf(panels) : [];
+    panels.forEach((parts, number) => {
       const panel = document.createElement("span");
       panel.append(...parts.map((part) => partOf(image, part, width)));
+      if (places[number]) stacked.append(Object.assign(document.createElement("small"), { textContent: places[number] }));
       stacked.append(panel);
-    }
+    });
     image.replaceWith(stacked);
   };
   const stackOnce = () => {

@@ -153,7 +153,7 @@
   };
   const STRATEGIES = [
     ["approximation", "naive inverse", "circle"], ["reconstruction", "posterior mean", "square"],
-    ["log_det", "a smoother mean", "triangle"], ["divergence", "MAP estimate", "diamond"],
+    ["log_det", "near a smoother mean", "triangle"], ["divergence", "MAP estimate", "diamond"],
   ];
   const REACH = 2.4;
   const QUANTILE = Math.sqrt(-2 * Math.log(0.1)); // an ellipse of this radius holds 90 % of a Gaussian in the plane

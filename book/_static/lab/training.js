@@ -355,7 +355,7 @@ Object.assign(Laboratory, { training: training(Laboratory) });
       const off = this.off(lines.flat(), learned.flat(), exact.flat(), prior);
       this.words.textContent = c > 0 ? `Off the MAP estimator by ${fine(off)} (root mean square over the grid where there are data).` : "Corollary 1 fails here: the network learns another map than the MAP estimator.";
       const done = last ? `Step ${last.done} of ${last.steps}: excess loss ${last.distance.toExponential(1)}.` : "Not trained yet.";
-      return this.running ? this.said.textContent || "Training." : `${done} ${this.words.textContent}`;
+      return this.running ? "Training." : `${done} ${this.words.textContent}`;
     }
 
     // Root mean square distance over the part of the grid where there are data.
