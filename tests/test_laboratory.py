@@ -470,6 +470,7 @@ def test_a_network_is_trained_in_a_worker(browser: Browser, files: dict[str, str
     with opened(browser, files["train"]) as page:
         page.get_by_role("button", name="Train").click()
         page.wait_for_function("Laboratory.views.train.history.length >= 5", timeout=20_000)
+        assert page.locator("[role=status]").inner_text() == "Training."
         page.get_by_role("button", name="Stop").click()
         settle(page)
         done = page.evaluate("Laboratory.views.train.history.at(-1).done")

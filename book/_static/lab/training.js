@@ -306,6 +306,7 @@ Object.assign(Laboratory, { training: training(Laboratory) });
         this.helper.postMessage({ setting, run: true });
       }
       this.running = !this.running;
+      if (this.running) this.said.textContent = "Training."; // what is said waits until nothing moves
       this.show();
     }
 
