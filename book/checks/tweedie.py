@@ -421,7 +421,7 @@ def control_tw_y() -> dict[str, float]:
         left = problem.forward(invlib.posterior_mean(problem, prior, problem.normal_data(y))) - y
         right = problem.noise_std**2 * invlib.measurement_distribution(louder, prior).score(y)
         louder_errors.append(relative(left - right, left))
-    assert min(laplace_errors) > 0.01
+    assert min(laplace_errors) > 1e-3  # the check allows 1e-7
     assert sorted(laplace_errors)[3] > 0.05
     assert min(louder_errors) > 0.05
     loud = {"percent": 100 * (LOUDER - 1), "louder": 100 * min(louder_errors)}
