@@ -153,7 +153,7 @@ class IResNet(ResidualNetwork):
     down. Only the product is limited: a block may spend its budget on steep features or on large ones.
 
     Args:
-        dim: n.
+        dim: the dimension n.
         blocks: the number K of blocks.
         width: the size of the hidden layers.
         lipschitz: the bound L on every block, 0 < L < 1.

@@ -32,7 +32,7 @@ class Objective:
 
     Attributes:
         members: None or the number E of members of the network.
-        dim: n.
+        dim: the dimension n.
         name: the name of the loss, or None for one of the caller's.
         description: the loss in a sentence.
     """

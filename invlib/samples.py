@@ -24,7 +24,7 @@ class Samples:
     Attributes:
         training: the points to train on, (N_t, n), float64.
         held_out: the points held out, (N - N_t, n), float64.
-        dim: n.
+        dim: the dimension n.
 
     Raises:
         ValueError: if `points` is no finite matrix, or `held_out` leaves one of the two parts empty.

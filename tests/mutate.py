@@ -429,7 +429,8 @@ def is_current(function: str, entry: Row | None, most: int, guards: list[str]) -
 def save(examined: dict[str, Row], possible: int | None) -> None:
     """Store the results, a function a line, and the number of functions that a whole run examines, if it is known."""
     if possible is None:
-        possible = json.loads(RESULTS.read_text(encoding="utf-8"))["possible"] if RESULTS.exists() else len(examined)
+        counted = json.loads(RESULTS.read_text(encoding="utf-8"))["possible"] if RESULTS.exists() else 0
+        possible = max(counted, len(examined))  # new functions, since all were counted
     lines = [f"{json.dumps(name)}: {json.dumps(examined[name], ensure_ascii=False)}" for name in sorted(examined)]
     body = ",\n".join(lines)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)

@@ -36,3 +36,35 @@ def test_a_page_is_read_once_for_its_numbered_references(
         "Figure 2",
     ]
     assert read.count("index") == reads  # once to write the page, and then for its references
+
+
+APPENDIX = """# Appendix
+
+{numref}`fig-first`, {prf:ref}`lem-first`, {eq}`eq-first`.
+
+:::{prf:lemma} First
+:label: lem-first
+$$
+x = 1
+$$ (eq-first)
+:::
+
+:::{figure} picture.svg
+:name: fig-first
+First.
+:::
+"""
+
+
+def test_an_appendix_counts_by_its_letter(tmp_path: Path) -> None:
+    page = small_pages.build(
+        tmp_path,
+        APPENDIX,
+        extensions=("numbered",),
+        more={"picture.svg": PICTURE},
+        more_settings={"prf_realtyp_to_countertyp": {"lemma": "theorem"}},
+    )
+    figure, lemma, formula = page.select("p a.reference")[:3]
+    assert [link.get_text() for link in (figure, lemma, formula)] == ["Figure A.1", "Lemma A.1", "(A.1)"]
+    captions = [number.get_text().strip() for number in page.select(".caption-number")]
+    assert captions == ["Lemma A.1", "Figure A.1"]

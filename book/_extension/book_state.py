@@ -207,7 +207,8 @@ def mutation(_: list[Chapter]) -> list[str]:
     if not planted():
         return NOTHING
     changed = len(mutation_table.changed())
-    examined, possible = len(mutation_table.stored()), recorded("mutation.json").get("possible", "all")
+    examined = len(mutation_table.stored())
+    possible = max(examined, recorded("mutation.json").get("possible", 0))  # new functions, since all were counted
     lines = table(("Fault", *SCORES), grouped(lambda fault: fault.kind), 5)
     lines += [f"Examined: {examined} of {possible} functions, of which {changed} have changed since.", ""]
     lines += folded("By module", table(("Module", *SCORES), grouped(lambda fault: code(fault.module)), 5))
