@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from checks.approximation import filters
+from checks.four_strategies import filters
 from scipy.optimize import brentq
 
 import invlib
