@@ -538,7 +538,7 @@ def control_sg_probes() -> Numbers:
     """Break the common covariance, the number of classes, and the choice of T.
 
     With two covariances, or with three classes, the Jacobian differs from the identity in more than one direction:
-    we give the least size of its second largest deviation. With T = I the variance is not that of the formula.
+    we give the size of its second largest deviation, at most. With T = I the variance is not that of the formula.
     """
     problem, prior = random_pair(9, 8, 1.8, seeded(12))
     x, T = prior.sample(20, generator=seeded(13)), standard(problem, prior)
