@@ -109,7 +109,7 @@ QUESTIONS = (
         weighted_slope,
         (
             Mistake(
-                "This weight depends on the datum, and noise makes data large: it is not blind.", lambda delta: 1.0
+                "This weight depends on the datum and favours small ones: $Hx$ is not the minimizer.", lambda delta: 1.0
             ),
             Mistake(
                 "Multiply the two Gaussians: precisions add up, and the noise has $1/\\delta^2$.",

@@ -116,7 +116,7 @@ QUESTIONS = (
         rate,
         (
             Mistake("One factor one half is lost: one comes from $\\tau$, one from the sum.", times(2, rate)),
-            Mistake("The sign: small steps fall short of the heat flow.", times(-1, rate)),
+            Mistake("The sign: the steps fall short of the heat flow.", times(-1, rate)),
             Mistake("The variance grows on the way: integrate $1/v$.", lambda s2, d2: 0.25 * d2 * d2 / s2),
         ),
         part="b",

@@ -202,7 +202,7 @@ QUESTIONS = (
     ),
     Question(
         "ex-pe-plateau",
-        "The distance from the MAP estimator that every continuous map has somewhere, at least, a number.",
+        "What the supremum of the distance of a continuous map from the MAP estimator is at least, a number.",
         half_plateau,
         (
             Mistake("A continuous map may go through the middle: only half of the leap is left.", lambda: 2.0),
