@@ -5,7 +5,8 @@ which needs no fonts. A page holds the outline of a letter once, and once a form
 drawing stands the same formula in MathML, which is hidden from sight: screen readers read it. A formula that cannot be
 read stops the build.
 
-A line never ends between a formula and the comma behind it, or the number that it leads to.
+A line never ends between a formula and the comma behind it, or the number that it leads to. A formula whose rows were
+broken for a phone is drawn a second time with fewer rows, and the style sheet shows the one for which there is room.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from html import unescape
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import formula_rows
 from py_mini_racer import MiniRacer
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -50,6 +53,18 @@ LETTER = re.compile(r' data-c="\w+" xlink:href="#MJX-(?:\d+-)?TEX-([^"]+)"')
 NEEDLESS = re.compile(r' (?:data-mml-node|data-mjx-[\w-]+|xmlns(?::\w+)?|role|focusable)="[^"]*"')
 SVG_PARTS = re.compile(r"<svg([^>]*)>(.*)</svg>", re.DOTALL)
 USED = re.compile(r'href="#m-([^"]+)"')
+WIDTH = re.compile(r' width="([\d.]+)ex"')
+ROOMS = (40, 46, 52, 58, 67)
+"""Widths of places, in ex; the style sheet has a rule for each. In a proof there is the last, beside a number the one
+before it."""
+
+
+class Source(NamedTuple):
+    """A formula of a page: its TeX, whether it is displayed, and whether a number stands beside it."""
+
+    tex: str
+    display: bool
+    numbered: bool
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,11 @@ class Formula:
     frame: str
     drawing: str
     mathml: str
+
+    @property
+    def width(self) -> float:
+        """Of the drawing, in ex."""
+        return float(WIDTH.search(self.frame)[1])
 
 
 def mathjax_folder() -> Path:
@@ -91,18 +111,40 @@ def typeset(tex: str, display: bool) -> Formula:
 
 
 @cache
+def widened(tex: str, numbered: bool) -> Formula | None:
+    """Typeset a display formula with fewer rows, as far as there may be room for them; None if there is not."""
+    room = ROOMS[-2] if numbered else ROOMS[-1]
+    wide = formula_rows.widened(tex, lambda row: typeset(row, display=True).width <= room)
+    return None if wide is None else typeset(wide, display=True)
+
+
+@cache
 def outlines(known: int) -> dict[str, str]:
     """Return the outlines of all letters typeset so far, of which some number of formulas is known."""
     return dict(OUTLINE.findall(engine().call("outlines")))
 
 
-def markup(formula: Formula, display: bool, name: str | None) -> str:
-    """Return a formula as HTML; one with a name is drawn elsewhere on the page."""
-    drawing = formula.drawing if name is None else f'<use href="#{name}"></use>'
-    shown = ' display="true"' if display else ""
-    mathml = formula.mathml.replace("<math", '<math display="block"', 1) if display else formula.mathml
+def drawn(source: Source) -> list[Formula]:
+    """Return a formula, and behind it the one with fewer rows, if there is any."""
+    wide = widened(source.tex, source.numbered) if source.display else None
+    return [typeset(source.tex, source.display)] + ([] if wide is None else [wide])
+
+
+def markup(source: Source, names: dict[str, str]) -> str:
+    """Return a formula as HTML; drawings with names stand elsewhere on the page."""
+
+    def svg(each: Formula) -> str:
+        name = names.get(each.drawing)
+        drawing = each.drawing if name is None else f'<use href="#{name}"></use>'
+        return f'<svg{each.frame} aria-hidden="true">{drawing}</svg>'
+
+    formula, *wider = drawn(source)
+    looks = ' jax="SVG"' + (' display="true"' if source.display else "")
+    for wide in wider:
+        looks += f' class="room-{next(room for room in ROOMS if wide.width <= room)}"'
+    mathml = formula.mathml.replace("<math", '<math display="block"', 1) if source.display else formula.mathml
     return (
-        f'<mjx-container jax="SVG"{shown}><svg{formula.frame} aria-hidden="true">{drawing}</svg>'
+        f"<mjx-container{looks}>{''.join(map(svg, (formula, *wider)))}"
         f"<mjx-assistive-mml>{mathml}</mjx-assistive-mml></mjx-container>"
     )
 
@@ -115,13 +157,28 @@ def store(drawings: dict[str, str], names: dict[str, str]) -> str:
     return f'<svg class="formulas" aria-hidden="true" width="0" height="0"><defs>{letters}{shared}</defs></svg>'
 
 
-def formulas_of(html: str) -> list[tuple[str, bool]]:
-    """Return the formulas of a page, each as often as it stands there."""
-    found = []
+def sources(html: str) -> Iterator[Source]:
+    """Yield the formulas of a page, each as often as it stands there."""
     for place in PLACE.finditer(html):
         for formula in FORMULA.finditer(bracketed(place["inside"])):
-            found.append((unescape(formula["line"] or formula["display"]).strip(), formula["line"] is None))
-    return found
+            yield source_of(formula, place["inside"])
+
+
+def source_of(formula: re.Match[str], inside: str) -> Source:
+    """Return a formula that was found inside of a place."""
+    tex = unescape(formula["line"] or formula["display"]).strip()
+    return Source(tex, formula["line"] is None, 'class="eqno"' in inside)
+
+
+def filled(html: str, names: dict[str, str]) -> str:
+    """Return a page, or a piece of one, with drawings in the places of formulas."""
+
+    def place(found: re.Match[str]) -> str:
+        inside = bracketed(found["inside"])
+        made = FORMULA.sub(lambda formula: markup(source_of(formula, inside), names), inside)
+        return found["open"] + made + found["close"]
+
+    return PLACE.sub(place, join(html))
 
 
 def bracketed(inside: str) -> str:
@@ -145,25 +202,12 @@ def join(html: str) -> str:
 
 def typeset_page(html: str, prefix: str = "f") -> str:
     """Return a page, or a piece of one, with its formulas typeset; names of shared drawings begin with the prefix."""
-    counts = Counter(formulas_of(html))
-    if not counts:
+    times = Counter(formula.drawing for source in sources(html) for formula in drawn(source))
+    if not times:
         return html
-    made = {key: typeset(*key) for key in counts}
-    times: Counter[str] = Counter()
-    for key, count in counts.items():
-        times[made[key].drawing] += count
     shared = [drawing for drawing, count in times.items() if count > 1 and len(drawing) > 60]
     names = {drawing: f"{prefix}{number}" for number, drawing in enumerate(shared)}
-
-    def one(formula: re.Match[str]) -> str:
-        display = formula["line"] is None
-        set_formula = made[unescape(formula["line"] or formula["display"]).strip(), display]
-        return markup(set_formula, display, names.get(set_formula.drawing))
-
-    def place(found: re.Match[str]) -> str:
-        return found["open"] + FORMULA.sub(one, bracketed(found["inside"])) + found["close"]
-
-    html = PLACE.sub(place, join(html))
+    html = filled(html, names)
     kept = store(dict.fromkeys(times, ""), names)
     return re.sub(r"<body[^>]*>", lambda body: body[0] + kept, html, count=1) if "<body" in html else kept + html
 
@@ -176,15 +220,7 @@ def letters_of(html: str) -> dict[str, str]:
 
 def typeset_alone(html: str) -> str:
     """Return a piece of a page with its formulas drawn in full; the letters are left to ``letters_of``."""
-
-    def one(formula: re.Match[str]) -> str:
-        display = formula["line"] is None
-        return markup(typeset(unescape(formula["line"] or formula["display"]).strip(), display), display, None)
-
-    def place(found: re.Match[str]) -> str:
-        return found["open"] + FORMULA.sub(one, bracketed(found["inside"])) + found["close"]
-
-    return PLACE.sub(place, join(html))
+    return filled(html, {})
 
 
 def typeset_pages(app: Sphinx, error: Exception | None) -> None:
@@ -206,7 +242,7 @@ def finish() -> None:
     """Stop the engine, and forget what it made: the next one starts without letters."""
     if engine.cache_info().currsize:
         engine().close()
-    for function in (engine, typeset, outlines):
+    for function in (engine, typeset, widened, outlines):
         function.cache_clear()
 
 

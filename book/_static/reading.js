@@ -10,7 +10,7 @@
   const natural = new Map(); // the size of each drawing
   const shrink = (box) => {
     const formula = box.matches("mjx-container") ? box : box.querySelector(":scope > mjx-container");
-    const drawing = formula?.querySelector(":scope > svg");
+    const drawing = [...(formula?.children ?? [])].find((each) => each.matches("svg") && each.clientWidth);
     if (!drawing || drawing.getAttribute("width").endsWith("%") || !box.clientWidth) return;
     if (!natural.has(drawing)) natural.set(drawing, drawing.getBoundingClientRect());
     const { width, height } = natural.get(drawing);
