@@ -1,5 +1,6 @@
 """Tests of how numbers from code are set on a page."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,39 @@ def test_a_number_is_set_as_in_a_book(text: str, expected: str) -> None:
     assert "".join(line + (f"^{exponent}" if exponent else "") for line, exponent in parts) == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "spec", "expected"),
+    [
+        ("0.8377", ".1f", "0.8"),
+        ("0.8377", ">.1f", "0.9"),
+        ("5.2867", "<.2f", "5.28"),
+        ("-0.1234", ">.2f", "-0.12"),
+        ("0.13493", ">.0%", "14%"),
+        ("6.304e-10", ">.0e", "7e-10"),
+        ("9.51e-10", "<.0e", "9e-10"),
+        ("12345.6", "<,.0f", "12,345"),
+        ("0.30000000000000004", ">.1f", "0.3"),  # what a computation adds is no reason to round up
+        ("4.9999999999999998", "<.0f", "5"),
+    ],
+)
+def test_a_bound_stays_one_when_it_is_rounded(value: str, spec: str, expected: str) -> None:
+    assert glued_numbers.format_bound(value, spec) == expected
+
+
+BOUND = re.compile(
+    r"\b(?:at least|at most|no less than|no more than|more than|less than|above|below|within|up to)"
+    r"\s+(?:the factor |a factor of |by )?(?:\$[^$`]*=\s*\$\s*)?\{glue:text\}`[^`]+:(,?\.\d+[ef%])`"
+)
+
+
+def test_bounds_in_the_chapters_are_rounded_as_bounds() -> None:
+    assert BOUND.search("is at most {glue:text}`x:.1f`")
+    assert not BOUND.search("is at most {glue:text}`x:>.1f`")
+    pages = sorted((Path(__file__).parents[1] / "book").glob("*.md"))
+    found = [f"{page.name}: {bound[0]}" for page in pages for bound in BOUND.finditer(page.read_text(encoding="utf-8"))]
+    assert not found
+
+
 PAGE = """\
 # A page
 
@@ -62,7 +96,7 @@ mystnb:
 2
 ```
 
-Off by {glue:text}`small:.0e`, or {glue:text}`low:.1f`. At s = {glue:text}`padded: .1f`.
+Off by {glue:text}`small:.0e`, or {glue:text}`low:.1f`, at most {glue:text}`small:>.0e`. At s = {glue:text}`padded: .1f`.
 That is {glue:text}`padded:.1f` %, or 5 % more.
 
 | error | shift |
@@ -80,7 +114,9 @@ def test_numbers_of_code_are_set_in_text_tables_and_captions(tmp_path: Path) -> 
     assert number in str(page.find("figcaption"))
     html = page.decode()
     assert html.count(number) == 3
-    assert 'or <span class="pasted-text">−2.5</span>. At s = <span class="pasted-text">0.8</span>.' in html
+    assert 'at most <span class="pasted-text">7·10<sup>−10</sup></span>.' in html
+    assert 'or <span class="pasted-text">−2.5</span>, at most' in html
+    assert 'At s = <span class="pasted-text">0.8</span>.' in html
     assert [cell.get_text() for cell in page.find_all("td")] == ["6·10−10", "0.00"]
     assert "-0.0" in page.find("code").get_text()
     assert "6e-10" in page.find("code").get_text()

@@ -3,14 +3,20 @@
 ``6e-10`` becomes 6·10 with the exponent raised, ``-0.3`` gets a true minus, ``-0.00`` loses its sign, ``12%`` gets its
 space, and blanks around a number go. This holds for the role ``{glue:text}``, in paragraphs, tables and captions.
 No line ends before a per cent sign, glued or not. Anything else stays as it is.
+
+A bound is rounded so that it stays one: the format ``<.1f`` rounds down, for "at least", and ``>.1f`` rounds up.
 """
 
 from __future__ import annotations
 
 import re
+from ast import literal_eval
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from typing import Any
 
 from docutils import nodes
+from myst_nb.core.variables import format_plain_text
+from myst_nb.ext.glue import crossref, roles
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 from sphinx.transforms.post_transforms import SphinxPostTransform
@@ -22,7 +28,19 @@ NUMBER = re.compile(
 )
 PER_CENT = re.compile(r"(?<=\d)%")
 LOOSE_PER_CENT = re.compile(r"(?:(?<=\d)|^) %")  # in a text; at its beginning a number stands before the text
+ROUNDING = {"<": ROUND_FLOOR, ">": ROUND_CEILING}
+"""By the first letter of a format; without this extension it aligns, which changes no number that has no width."""
 AS_WRITTEN = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw, nodes.comment)
+
+
+def format_bound(text: str, spec: str) -> str:
+    """Format a glued value; one whose format begins with < or > is rounded down or up."""
+    if spec[:1] not in ROUNDING:
+        return format_plain_text(text, spec)
+    value = Decimal(f"{float(literal_eval(text)):.12g}")  # without the rounding of the computation
+    with localcontext() as context:
+        context.rounding = ROUNDING[spec[0]]
+        return format(value, spec[1:])
 
 
 def parts_of(text: str) -> list[tuple[str, str]]:
@@ -86,7 +104,8 @@ class NumbersOfOtherPages(SphinxPostTransform):
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register both with Sphinx."""
+    """Register both with Sphinx, and the rounding of bounds with what reads the glue."""
+    roles.format_plain_text = crossref.format_plain_text = format_bound
     app.add_transform(Numbers)
     app.add_post_transform(NumbersOfOtherPages)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
