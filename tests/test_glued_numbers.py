@@ -96,8 +96,8 @@ mystnb:
 2
 ```
 
-Off by {glue:text}`small:.0e`, or {glue:text}`low:.1f`, at most {glue:text}`small:>.0e`. At s = {glue:text}`padded: .1f`.
-That is {glue:text}`padded:.1f` %, or 5 % more.
+Off by {glue:text}`small:.0e`, or {glue:text}`low:.1f`, at most {glue:text}`small:>.0e`.
+At s = {glue:text}`padded: .1f`. That is {glue:text}`padded:.1f` %, or 5 % more.
 
 | error | shift |
 |:--|--:|
