@@ -232,7 +232,7 @@ def map_solution(problem: LinearProblem, prior: Prior, z: Tensor) -> MapSolution
 def map_curvature(problem: LinearProblem, prior: Prior, x: Tensor) -> Tensor:
     r"""Return the least eigenvalue of $H - \delta^2 \nabla^2 \log p_X(x)$, (...), for x of shape (..., n).
 
-    Where it is at least c > 0 for every x, Corollary 1 holds: the divergence-trained map is a diffeomorphism whose
+    Where it is at least c > 0 for every x, Corollary 1 applies: the divergence-trained map is a diffeomorphism whose
     inverse is the MAP estimator. See `book/divergence.md`.
 
     Raises:

@@ -374,7 +374,7 @@ class LogisticPrior(_Transported):
     r"""Independent logistic coordinates, $p(x) = \prod_i \frac{1}{4 s_i} \cosh^{-2}(x_i / 2 s_i)$ on $\mathbb R^n$.
 
     It is log-concave and not Gaussian: near the origin like a Gaussian of variance $2 s^2$, far away like the Laplace
-    density $e^{-|x| / s}$. So Corollary 1 holds for it everywhere.
+    density $e^{-|x| / s}$. So Corollary 1 applies for it everywhere.
 
     Args:
         scales: (n,), the scales s, between 1e-50 and 1e50.

@@ -362,7 +362,7 @@
         if (part) this.draw_panel(panel, part, known, z, wide);
       }
       const holds = c > 0
-        ? `Corollary 1 holds with c = ${fine(c)}.`
+        ? `Corollary 1 applies with c = ${fine(c)}.`
         : "Corollary 1 fails: in the shaded region the best map of the divergence folds, and the MAP estimate jumps where lines break off.";
       this.note.textContent = holds;
       return `Noise ${number(this.state.delta)}. Datum at ${place(datum)}: posterior mean ${place(mean)}, MAP estimate ${place(mode)}. ` +

@@ -197,7 +197,7 @@ function mathematics() {
   const map_estimate = (problem, prior, z) => highest_mode(posterior(problem, prior, z));
   const naive_inverse = (problem, z) => solve(problem.normal_operator, z);
 
-  // The least eigenvalue of H - delta^2 Hess log p: Corollary 1 holds where it is at least c > 0 everywhere.
+  // The least eigenvalue of H - delta^2 Hess log p: Corollary 1 applies where it is at least c > 0 everywhere.
   function map_curvature(problem, prior, x) {
     return eigen(sum(problem.normal_operator, times(-(problem.noise_std ** 2), prior.hessian(x)))).values[0];
   }
