@@ -574,7 +574,7 @@ def check_rn_turn() -> dict[str, float]:
         assert is_inside(angle, ratio, blocks, lipschitz)  # the same, as a root in the disc
         most = max(most, float((ratio / high).max()))
     assert most > 0.8  # some pairs come close to the bound
-    reached = max(misses_of_rotations(1 + WITHIN, 64) + misses_of_multiples(WITHIN, 64))
+    reached = max(misses_of_rotations(1 + WITHIN, 256) + misses_of_multiples(WITHIN, 256))
     assert reached < 1e-3
     return {"reached": reached, "one_turn": math.degrees(2 * math.asin(LIPSCHITZ / 2))}
 
