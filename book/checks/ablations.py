@@ -254,7 +254,7 @@ def separated_samples(count: int = 10) -> tuple[Tensor, float]:
     return samples, float(torch.pdist(samples).min())
 
 
-def changes_of_true_loss(samples: Tensor, flow: SteepFlow, side: int = 41) -> tuple[float, float]:
+def changes_of_true_loss(samples: Tensor, flow: SteepFlow, side: int = 81) -> tuple[float, float]:
     """Return by how much the true loss of F exceeds that of the identity, computed in two ways.
 
     The first uses divergences and no score, the second, half the squared distance to the best map, the score and no

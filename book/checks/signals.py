@@ -230,9 +230,9 @@ def check_sg_segment() -> Numbers:
     return {"mean": mean_gap, "mode": mode_gap}
 
 
-def unequal_case() -> tuple[LinearProblem, GaussianMixture, GaussianMixture]:
+def unequal_case(seed: int = 4) -> tuple[LinearProblem, GaussianMixture, GaussianMixture]:
     """Return a problem, a prior of the assumption, and one whose second component has another covariance."""
-    problem, equal = random_pair(4, 3, 1.5, seeded(4))
+    problem, equal = random_pair(4, 3, 1.5, seeded(seed))
     stretch = torch.diag(torch.tensor([2.0, 1.0, 0.5], dtype=torch.float64))
     first = equal.covariances[0]
     covariances = torch.stack([first, stretch @ first @ stretch])
@@ -260,12 +260,15 @@ def control_sg_segment() -> Numbers:
     With two covariances the MAP estimate leaves the line through the posterior's means; the mean stays. With d = 2.5
     and r = 1/2 the scalar equation has three solutions.
     """
-    problem, equal, unequal = unequal_case()
-    z = data_of(problem, unequal, 60, seeded(5))
-    assert max(off_the_line(problem, equal, z)) < 1e-6  # the control can fail
-    mode, mean = off_the_line(problem, unequal, z)
+    mode = 0.0
+    for seed in range(4, 12):  # where one component decides for all data, its modes are on the line
+        problem, equal, unequal = unequal_case(seed)
+        z = data_of(problem, unequal, 60, seeded(5))
+        assert max(off_the_line(problem, equal, z)) < 1e-6  # the control can fail
+        off, mean = off_the_line(problem, unequal, z)
+        assert mean < 1e-9
+        mode = max(mode, off)
     assert mode > 1e-3
-    assert mean < 1e-9
     t = torch.linspace(1e-4, 1 - 1e-4, 10_000, dtype=torch.float64)  # an even number: not the middle itself
     sign = (torch.logit(t) - 2.5**2 * (t - 0.5)).sign()
     solutions = int((sign.diff() != 0).sum())
