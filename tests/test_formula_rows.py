@@ -7,6 +7,7 @@ import pytest
 import small_pages
 
 import formula_rows  # isort: skip  (small_pages shows the way to it)
+import formulas  # isort: skip
 
 PAGE = r"""# A page
 
@@ -79,6 +80,12 @@ def test_what_does_not_fit_begins_a_row_of_its_own() -> None:
 
 def test_a_formula_without_rows_is_left_alone() -> None:
     assert formula_rows.widened("a = b + c", short) is None
+
+
+def test_the_style_sheet_has_a_rule_for_each_room() -> None:
+    style = (browsing.ROOT / "book" / "_static" / "formulas.css").read_text(encoding="utf-8")
+    for room in formulas.ROOMS:  # a container query takes no variable
+        assert f"@container (min-width: {room}ex) {{\n  .room-{room} > svg {{" in style
 
 
 @browsing.needs_browser
